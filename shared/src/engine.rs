@@ -24,6 +24,18 @@ pub struct Usage {
     pub cost_micros: i64,
 }
 
+impl std::ops::Sub for Usage {
+    type Output = Self;
+
+    fn sub(self, earlier: Self) -> Self {
+        Self {
+            input_tokens: self.input_tokens - earlier.input_tokens,
+            output_tokens: self.output_tokens - earlier.output_tokens,
+            cost_micros: self.cost_micros - earlier.cost_micros,
+        }
+    }
+}
+
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_zero(n: &i64) -> bool {
     *n == 0

@@ -189,3 +189,61 @@ pub const fn transition(from: State, by: Move, mode: Mode) -> Result<State, Ille
         | (S::Completed | S::Failed | S::Timeout, _)       => Err(IllegalTransition { from, by }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The whole table once more, as data: every legal transition; all others are illegal.
+    fn legal(mode: Mode) -> Vec<(State, Move, State)> {
+        let first = State::first(mode);
+        let mut table = vec![
+            (State::Executing, Move::ModelActs, State::Executing),
+            (State::Executing, Move::Tool, State::Executing),
+            (State::Executing, Move::ModelAnswers, State::Synthesizing),
+            (State::Synthesizing, Move::Complete, State::Completed),
+            (State::Planning, Move::ModelActs, State::Executing),
+        ];
+        for state in [State::Planning, State::Executing, State::Synthesizing] {
+            table.push((state, Move::Retry, state));
+            table.push((state, Move::Wait, state));
+        }
+        for state in [State::Planning, State::Executing, State::Synthesizing] {
+            table.push((state, Move::Fail, State::Failed));
+            table.push((state, Move::TimeOut, State::Timeout));
+        }
+        let from_init: Vec<_> = table.iter().filter(|(from, ..)| *from == first).map(|(_, by, to)| (State::Init, *by, *to)).collect();
+        table.extend(from_init);
+        table
+    }
+
+    #[test]
+    fn every_legal_transition_and_no_other_is_allowed_in_every_mode() {
+        for mode in [Mode::Single, Mode::MultiStep, Mode::Planner] {
+            let table = legal(mode);
+            for from in State::ALL {
+                for by in Move::ALL {
+                    let expected = table.iter().find(|(f, b, _)| (*f, *b) == (from, by)).map(|(.., to)| *to);
+                    assert_eq!(transition(from, by, mode).ok(), expected, "{by:?} in {from:?}, mode {mode:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_follows_a_terminal_state() {
+        for from in State::ALL.into_iter().filter(|state| state.is_terminal()) {
+            for by in Move::ALL {
+                assert_eq!(transition(from, by, Mode::MultiStep), Err(IllegalTransition { from, by }));
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_read_back() {
+        assert!(State::ALL.into_iter().all(|state| State::parse(state.as_str()) == Some(state)));
+        assert!(Status::ALL.into_iter().all(|status| Status::parse(status.as_str()) == Some(status)));
+        assert!(EventKind::ALL.into_iter().all(|kind| EventKind::parse(kind.as_str()) == Some(kind)));
+        assert_eq!(State::parse("gone"), None);
+    }
+}

@@ -1,6 +1,6 @@
 //! The ready list: a hint of what may be runnable. Losing, repeating or reordering messages is harmless.
 
-use std::time::Duration;
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -46,4 +46,16 @@ pub trait ReadyQueue: Send + Sync {
 
     /// Waits until somebody nudges, at most `timeout`.
     async fn nudged(&self, timeout: Duration) -> Result<(), QueueError>;
+}
+
+/// What a worker does with a message: claims the instance and drives it as far as it goes.
+pub type Handler = Arc<dyn Fn(Ready) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
+/// The consuming side of the ready list: an apalis worker over it.
+#[async_trait]
+pub trait Intake: Send + Sync {
+    /// Hands out messages, never more at once than `slots`, until `stop` is done; then waits for the handlers.
+    /// What was popped and not begun is given back. A crash loses what was popped: those grants grow old and
+    /// are pushed again.
+    async fn run(&self, name: &str, slots: usize, handler: Handler, stop: Pin<Box<dyn Future<Output = ()> + Send>>);
 }

@@ -169,3 +169,145 @@ impl Tree {
             .sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::time::mix64;
+
+    /// A reference that lets outputs arrive one by one and does what a store does.
+    struct Model {
+        tree: Tree,
+        nodes: BTreeMap<Place, Arrivals>,
+        reducers: BTreeSet<Place>,
+        /// Reducers that fired and have not finished.
+        running: Vec<Place>,
+        ended: Option<bool>,
+    }
+
+    impl Model {
+        fn new(tree: Tree) -> Self {
+            Self { tree, nodes: BTreeMap::new(), reducers: BTreeSet::new(), running: Vec::new(), ended: None }
+        }
+
+        fn finish(&mut self, place: Place, brings: bool) {
+            let before_end = self.ended;
+            self.arrive(place, !brings);
+            if self.ended.is_some() && before_end.is_none() {
+                assert!(self.tree.may_end_group(place, brings), "{place:?} ended the group and was not expected to");
+            }
+        }
+
+        fn arrive(&mut self, place: Place, empty: bool) {
+            let Some(node) = self.tree.parent(place) else {
+                assert_eq!(self.ended.replace(empty), None, "the group ended twice");
+                return;
+            };
+            let counts = self.nodes.entry(node).or_default();
+            let before = counts.arrived;
+            *counts += Arrivals { arrived: 1, empty: i64::from(empty), failed_leaves: 0 };
+            match self.tree.fired(node, before, *counts) {
+                Fired::Waits => {}
+                Fired::Reducer => {
+                    assert!(self.reducers.insert(node), "{node:?} fired twice");
+                    self.running.push(node);
+                }
+                Fired::Passes { empty } => self.arrive(node, empty),
+            }
+        }
+
+        /// Runs to the end in an order drawn from `seed`; `fails` says which leaves bring nothing.
+        fn run(mut self, seed: u64, fails: impl Fn(i64) -> bool) -> (BTreeSet<Place>, Option<bool>) {
+            let mut ready: Vec<Place> = (0..self.tree.total).map(Place::leaf).collect();
+            let mut draw = seed;
+            while !ready.is_empty() {
+                draw = mix64(draw.wrapping_add(1));
+                let at = usize::try_from(draw % ready.len() as u64).unwrap();
+                let place = ready.swap_remove(at);
+                self.finish(place, place.level > 0 || !fails(place.index));
+                ready.append(&mut self.running);
+            }
+            (self.reducers, self.ended)
+        }
+    }
+
+    fn reduces(total: i64, chunk: i64) -> Tree {
+        Tree { total, chunk, reduces: true }
+    }
+
+    #[test]
+    fn every_size_up_to_ten_thousand_fires_each_reducer_once_and_ends_once() {
+        for total in (0..200).chain([250, 624, 625, 626, 999, 3125, 3126, 9999, 10_000]) {
+            let tree = reduces(total, 5);
+            let (fired, ended) = Model::new(tree).run(total.unsigned_abs(), |_| false);
+            assert_eq!(i64::try_from(fired.len()).unwrap(), tree.reducers(), "{total} leaves");
+            assert_eq!(ended, (total > 0).then_some(false), "{total} leaves");
+            if let Some(answer) = tree.answer() {
+                assert!(answer.level == 0 || fired.contains(&answer), "{total} leaves: {answer:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_small_cases_are_defined() {
+        assert_eq!(reduces(0, 5).answer(), None);
+        assert_eq!(reduces(1, 5).answer(), Some(Place::leaf(0)));
+        assert_eq!(reduces(1, 5).reducers(), 0);
+        let six = reduces(6, 5);
+        assert_eq!(six.reducers(), 2, "one of five leaves, one root; the sixth leaf passes through");
+        assert_eq!(six.inputs(Place { level: 2, index: 0 }), [Place { level: 1, index: 0 }, Place::leaf(5)]);
+        assert_eq!(reduces(10_000, 5).reducers(), 2000 + 400 + 80 + 16 + 3 + 1, "the sixteenth node of level 4 passes through");
+        assert_eq!(Tree { total: 3, chunk: COLLECT_FAN_IN, reduces: false }.answer(), None);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn the_tree_is_the_same_for_any_order_of_arrival(total in 0_i64..400, chunk in 2_i64..9, one: u64, other: u64) {
+            let tree = reduces(total, chunk);
+            prop_assert_eq!(Model::new(tree).run(one, |_| false), Model::new(tree).run(other, |_| false));
+        }
+
+        #[test]
+        fn the_inputs_of_all_reducers_cover_every_leaf_once(total in 2_i64..400, chunk in 2_i64..9) {
+            let tree = reduces(total, chunk);
+            let (fired, _) = Model::new(tree).run(1, |_| false);
+            let mut inputs: Vec<Place> = fired.iter().flat_map(|node| tree.inputs(*node)).collect();
+            inputs.extend(tree.answer());
+            inputs.sort();
+            let mut expected: Vec<Place> = (0..total).map(Place::leaf).chain(fired.iter().copied()).collect();
+            expected.sort();
+            prop_assert_eq!(inputs, expected);
+        }
+
+        #[test]
+        fn failures_in_any_order_still_end_the_group_once(total in 1_i64..200, chunk in 2_i64..9, seed: u64, pattern: u64) {
+            let fails = |leaf: i64| mix64(pattern ^ leaf.unsigned_abs()) % 3 > 0;
+            let all = (0..total).all(fails);
+            for reduces in [true, false] {
+                let tree = Tree { total, chunk, reduces };
+                let (_, ended) = Model::new(tree).run(seed, fails);
+                prop_assert_eq!(ended, Some(all));
+            }
+        }
+
+        #[test]
+        fn nodes_partition_the_leaves(total in 1_i64..5000, chunk in 2_i64..12) {
+            let tree = reduces(total, chunk);
+            for level in 0..=tree.root_level() {
+                let mut next = 0;
+                for index in 0..tree.width(level) {
+                    let leaves = tree.leaves(Place { level, index });
+                    prop_assert_eq!(leaves.start, next);
+                    next = leaves.end;
+                }
+                prop_assert_eq!(next, total);
+            }
+        }
+    }
+}

@@ -349,9 +349,9 @@ pub struct RunResult {
     pub status: RunStatus,
     /// The answer; without `reduce` and with several tasks, the list of outputs in order (`null` where one failed).
     pub output: Value,
-    /// Who made it, and from what.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub provenance: Option<Provenance>,
+    /// Who made it, and from what: one answering instance with what it folded, or the collected children.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub provenance: Vec<Provenance>,
 }
 
 /// An instance and those whose outputs it folded.

@@ -2,6 +2,9 @@
 
 mod compile;
 mod overrides;
+#[cfg(test)]
+mod tests;
+mod within;
 
 use serde::{Deserialize, Serialize};
 
@@ -9,11 +12,11 @@ use crate::{
     engine::OutputSpec,
     hash::Hash32,
     ids::TemplateId,
-    template::{ContextPolicy, Limits, Mode, ModelParams, RetryPolicy, Summarization, ToolFailure},
+    template::{ContextPolicy, Limits, Mode, ModelParams, RetryPolicy, Summarization, ToolFailure, canonical},
 };
 
 pub use compile::compile;
-pub use overrides::Overrides;
+pub use overrides::{LimitOverrides, Overrides};
 
 /// Which template version a policy was compiled from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -71,9 +74,9 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// The stored form.
+    /// The stored form: canonical JSON (sorted keys).
     pub fn canonical_json(&self) -> String {
-        serde_json::to_string(self).expect("policies hold only strings, numbers and JSON values")
+        canonical(self)
     }
 
     /// The content hash under which it is stored.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Overrides {
-    /// A non-empty part of the template's models, in any order.
+    /// A non-empty part of the template's models; their order here is the order of fallback.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub models: Option<Vec<String>>,
     /// A part of the template's tools.
@@ -18,7 +18,7 @@ pub struct Overrides {
     /// At most the template's, at least 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_steps: Option<u32>,
-    /// At most the template's.
+    /// At most the template's. A template that leaves it to the provider gives nothing to lower.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f64>,
     /// At most the template's, at least 1.

@@ -3,8 +3,15 @@
 //! A template is parsed from JSON with [`Template::parse`], which reports every fault at once. A version of
 //! it, once stored, is immutable and known by its content hash.
 
+mod aliases;
+mod canonical;
+mod fields;
+mod output_schema;
 mod parse;
 mod presets;
+#[cfg(test)]
+pub(crate) mod tests;
+pub(crate) mod text;
 mod validate;
 
 use serde::{Deserialize, Serialize};
@@ -12,13 +19,16 @@ use serde_json::Value;
 
 use crate::{engine::OutputSpec, hash::Hash32};
 
-pub use presets::presets;
+pub use presets::{presets, presets_for};
+
+pub(crate) use canonical::canonical;
 
 /// The few, audited, versioned, safe. Unknown fields are faults; common spellings are accepted as aliases.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Template {
     /// Unique per team: lower-case letters, digits, `-` and `_`, at most 64.
+    #[schemars(regex(pattern = r"^[a-z0-9][a-z0-9_-]{0,63}$"))]
     pub name: String,
     /// One line for people.
     #[serde(default)]
@@ -30,17 +40,20 @@ pub struct Template {
     #[serde(default)]
     pub system_prompt: String,
     /// Models that may be used: the first is primary, the rest are the fallback chain.
+    #[schemars(length(min = 1, max = 100))]
     pub models: Vec<String>,
     /// Parameters of the model calls.
     #[serde(default)]
     pub model_params: ModelParams,
     /// Tools that may be called. There is no implicit "all".
+    #[schemars(length(max = 100))]
     #[serde(default)]
     pub tools: Vec<String>,
     /// How steps follow each other.
     #[serde(default)]
     pub mode: Mode,
     /// Steps at most, retries included: 1 to 20. Default: 1 for `single`, else 10.
+    #[schemars(range(min = 1, max = 20))]
     #[serde(default)]
     pub max_steps: Option<u32>,
     /// Options of planner mode.
@@ -68,6 +81,7 @@ pub struct Template {
     #[serde(default)]
     pub tool_failure: ToolFailure,
     /// Templates that an instance may spawn.
+    #[schemars(length(max = 100))]
     #[serde(default)]
     pub child_templates: Vec<String>,
     /// MCP servers, by name.
@@ -80,9 +94,11 @@ pub struct Template {
     #[serde(default)]
     pub capabilities: Vec<String>,
     /// US dollars per 1,000 tokens, as observed: for choosing among templates.
+    #[schemars(range(min = 0.0, max = 1_000_000.0))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost_per_1k_tokens: Option<f64>,
     /// Milliseconds per answer, as observed: for choosing among templates.
+    #[schemars(range(min = 0, max = 31_536_000_000_u64))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_latency_ms: Option<u64>,
 }
@@ -92,9 +108,11 @@ pub struct Template {
 #[serde(deny_unknown_fields)]
 pub struct ModelParams {
     /// 0 to 2; the provider's default when absent.
+    #[schemars(range(min = 0.0, max = 2.0))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f64>,
     /// Output tokens of one call: 1 to 128,000.
+    #[schemars(range(min = 1, max = 128_000))]
     #[serde(default = "default_max_output_tokens")]
     pub max_output_tokens: u32,
 }
@@ -151,10 +169,12 @@ pub struct Summarization {
     /// The strategy.
     #[serde(default)]
     pub strategy: SummaryStrategy,
-    /// Above this many tokens.
+    /// Above this many tokens: 1 to 10,000,000.
+    #[schemars(range(min = 1, max = 10_000_000))]
     #[serde(default = "default_trigger_tokens")]
     pub trigger_tokens: u32,
     /// 0 to 1: the length of the summary to that of its source.
+    #[schemars(range(min = 0.0, max = 1.0))]
     #[serde(default = "default_compression_ratio")]
     pub compression_ratio: f64,
     /// Whether names, numbers and places must survive.
@@ -211,22 +231,31 @@ pub struct Guardrails {
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Instances of one run, reducers not counted: 1 to 1,000,000.
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub max_instances: u32,
     /// Levels of spawning below the run's root: 0 to 16.
+    #[schemars(range(min = 0, max = 16))]
     pub max_depth: u32,
     /// Instances of one run that execute at the same time: 1 to 100,000.
+    #[schemars(range(min = 1, max = 100_000))]
     pub max_parallel: u32,
     /// Tool calls of one instance: 0 to 1,000.
+    #[schemars(range(min = 0, max = 1_000))]
     pub max_tool_calls: u32,
-    /// Tokens of one instance, input and output together: 1 or more.
+    /// Tokens of one instance, input and output together: 1 to 1,000,000,000,000.
+    #[schemars(range(min = 1, max = 1_000_000_000_000_u64))]
     pub max_tokens: u64,
     /// One model call may take this long, in milliseconds: 1 to 3,600,000.
+    #[schemars(range(min = 1, max = 3_600_000))]
     pub thinking_ms: u64,
     /// One tool call may take this long, in milliseconds: 1 to 3,600,000.
+    #[schemars(range(min = 1, max = 3_600_000))]
     pub executing_ms: u64,
-    /// One wait for children or limits may take this long, in milliseconds.
+    /// One wait for children or limits may take this long, in milliseconds: at most 31,536,000,000 (a year).
+    #[schemars(range(min = 1, max = 31_536_000_000_u64))]
     pub blocked_ms: u64,
-    /// The instance may take this long from its first claim, in milliseconds.
+    /// The instance may take this long from its first claim, in milliseconds: at most 31,536,000,000 (a year).
+    #[schemars(range(min = 1, max = 31_536_000_000_u64))]
     pub agent_timeout_ms: u64,
 }
 
@@ -251,10 +280,13 @@ impl Default for Limits {
 #[serde(deny_unknown_fields, default)]
 pub struct RetryPolicy {
     /// Attempts after the first, for one call on one model: 0 to 3.
+    #[schemars(range(min = 0, max = 3))]
     pub max_retries: u32,
-    /// Before the first retry, in milliseconds; doubled for each further one.
+    /// Before the first retry, in milliseconds; doubled for each further one. At most 3,600,000.
+    #[schemars(range(min = 0, max = 3_600_000))]
     pub initial_delay_ms: u64,
-    /// Between two attempts at most, in milliseconds.
+    /// Between two attempts at most, in milliseconds: initial_delay_ms to 3,600,000.
+    #[schemars(range(min = 0, max = 3_600_000))]
     pub max_delay_ms: u64,
 }
 
@@ -284,9 +316,9 @@ impl Template {
         })
     }
 
-    /// The canonical JSON: what is stored and hashed.
+    /// The canonical JSON (sorted keys): what is stored and hashed.
     pub fn canonical_json(&self) -> String {
-        serde_json::to_string(self).expect("templates hold only strings, numbers and JSON values")
+        canonical(self)
     }
 
     /// The content hash of this version.

@@ -1,0 +1,162 @@
+//! The loops that every API and worker process runs beside its own work.
+
+use std::{sync::Arc, time::Duration};
+
+use muster_shared::{
+    ids::Incarnation,
+    queue::ReadyQueue,
+    store::{GrantWindow, Store, StoreError},
+};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::{Judge, dispatch};
+
+/// Intervals and bounds of the control loops.
+#[derive(Debug, Clone, Copy)]
+pub struct ControlSettings {
+    /// A worker is dead when its heartbeat is older.
+    pub lease_ttl: Duration,
+    /// Between two rounds of sweeping, timers, cancellation and re-pushing.
+    pub tick: Duration,
+    /// The dispatcher's lease.
+    pub dispatcher_ttl: Duration,
+    /// Between two rounds of dispatch while there is work.
+    pub busy_poll: Duration,
+    /// After a round of dispatch that found nothing, however many nudges come.
+    pub empty_pause: Duration,
+    /// Between two rounds of dispatch while there is none.
+    pub idle_poll: Duration,
+    /// How far one round of dispatch may go.
+    pub window: GrantWindow,
+    /// Grants that nobody claimed are pushed again after this time.
+    pub stale_grant: Duration,
+    /// Rows that one statement of the sweeper touches.
+    pub batch: i64,
+}
+
+impl Default for ControlSettings {
+    fn default() -> Self {
+        Self {
+            lease_ttl: Duration::from_secs(10),
+            tick: Duration::from_millis(500),
+            dispatcher_ttl: Duration::from_secs(5),
+            busy_poll: Duration::from_millis(5),
+            empty_pause: Duration::from_millis(15),
+            idle_poll: Duration::from_millis(1000),
+            window: GrantWindow { slots_percent: 150, round: 2000, per_run: 2000 },
+            stale_grant: Duration::from_secs(5),
+            batch: 500,
+        }
+    }
+}
+
+/// Dispatch and housekeeping of one process.
+pub struct Control {
+    store: Arc<dyn Store>,
+    queue: Arc<dyn ReadyQueue>,
+    holder: Incarnation,
+    settings: ControlSettings,
+}
+
+impl Control {
+    /// Loops over these parts; `holder` names this process in leases.
+    pub fn new(store: Arc<dyn Store>, queue: Arc<dyn ReadyQueue>, holder: Incarnation, settings: ControlSettings) -> Self {
+        Self { store, queue, holder, settings }
+    }
+
+    /// Runs until shutdown.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let dispatcher = dispatch::Dispatcher {
+            store: self.store.clone(),
+            queue: self.queue.clone(),
+            holder: self.holder,
+            settings: self.settings,
+        };
+        tokio::join!(dispatcher.run(shutdown.clone()), self.keep_house(shutdown));
+    }
+
+    async fn keep_house(&self, shutdown: CancellationToken) {
+        let start = Instant::now();
+        let mut judge = Judge::new(self.settings.lease_ttl);
+        let mut ticks = interval(self.settings.tick);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            match self.tick(&judge, start.elapsed()).await {
+                Ok(()) => judge.contact(start.elapsed()),
+                Err(error) => {
+                    judge.outage();
+                    tracing::warn!(%error, "housekeeping cannot reach the store; it tries again");
+                }
+            }
+        }
+    }
+
+    /// One round. Every part is level-triggered: what it does not finish, or another process does, is no loss.
+    async fn tick(&self, judge: &Judge, now: Duration) -> Result<(), StoreError> {
+        if judge.may_judge(now) {
+            for worker in self.store.bury(self.settings.lease_ttl).await? {
+                tracing::warn!(%worker, "worker declared dead: its heartbeat is older than the lease TTL");
+                metrics::counter!("muster_workers_buried_total").increment(1);
+            }
+        }
+        let mut due = 0;
+        due += self.sweep().await?;
+        due += self.drain(|batch| self.store.wake_due(batch)).await?;
+        self.cascade().await?;
+        self.push_again().await?;
+        if due > 0 {
+            // A lost nudge only delays the dispatcher until its next poll.
+            let _ = self.queue.nudge().await;
+        }
+        Ok(())
+    }
+
+    async fn sweep(&self) -> Result<u64, StoreError> {
+        let swept = self.drain(|batch| self.store.sweep(batch)).await?;
+        if swept > 0 {
+            tracing::info!(swept, "instances of dead workers are queued again");
+            metrics::counter!("muster_recoveries_total").increment(swept);
+        }
+        Ok(swept)
+    }
+
+    /// Repeats a bounded operation until it finds less than a full batch.
+    async fn drain<F: Future<Output = Result<u64, StoreError>>>(&self, operation: impl Fn(i64) -> F) -> Result<u64, StoreError> {
+        let full = u64::try_from(self.settings.batch).unwrap_or(u64::MAX);
+        let mut total = 0;
+        loop {
+            let done = operation(self.settings.batch).await?;
+            total += done;
+            if done < full {
+                return Ok(total);
+            }
+        }
+    }
+
+    async fn cascade(&self) -> Result<(), StoreError> {
+        while self.store.cascade(self.settings.batch).await?.ended >= u64::try_from(self.settings.batch).unwrap_or(u64::MAX) {}
+        Ok(())
+    }
+
+    /// Grants are durable, messages are not: what is old is pushed again, and everything when the queue lost its data.
+    async fn push_again(&self) -> Result<(), StoreError> {
+        let age = match self.queue.lost_data().await {
+            Ok(true) => {
+                tracing::warn!("the ready list is new or lost its data: every unclaimed grant is pushed again");
+                Duration::ZERO
+            }
+            Ok(false) => self.settings.stale_grant,
+            // Pushing would fail too, and would only make the grants look fresh.
+            Err(_) => return Ok(()),
+        };
+        let stale = self.store.stale_grants(age, self.settings.batch * 20).await?;
+        metrics::counter!("muster_grants_pushed_again_total").increment(stale.len() as u64);
+        dispatch::push(&*self.queue, &stale).await;
+        Ok(())
+    }
+}
