@@ -14,7 +14,10 @@ use muster_shared::{
     store,
     wire::SpawnRequest,
 };
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use serde_json::Value;
 
 use crate::{
@@ -35,6 +38,8 @@ const MAX_NAME_BYTES: usize = 64;
 pub(crate) trait Body: DeserializeOwned {
     /// The code when the body is JSON, but not of this form.
     const INVALID: Code;
+    /// Whether it is made of named fields.
+    const IS_OBJECT: bool = true;
 }
 
 impl Body for SpawnRequest {
@@ -43,6 +48,7 @@ impl Body for SpawnRequest {
 
 impl Body for Value {
     const INVALID: Code = Code::BodyInvalid;
+    const IS_OBJECT: bool = false;
 }
 
 /// A JSON body.
@@ -105,10 +111,14 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
 fn parse<T: Body>(bytes: &[u8]) -> Result<T, ApiError> {
     let text = std::str::from_utf8(bytes)
         .map_err(|error| ApiError::new(Code::BadUtf8, format!("the body is not UTF-8 at byte {}", error.valid_up_to())))?;
+    // First whether it is JSON at all, so that a fault of the form never hides a fault of the syntax.
+    serde_json::from_str::<IgnoredAny>(text).map_err(|error| ApiError::new(Code::BadJson, error.to_string()))?;
+    // Serde would take an array for the fields of a struct in their order; no client can mean that.
+    if T::IS_OBJECT && text.trim_ascii_start().starts_with('[') {
+        return Err(ApiError::faulty(T::INVALID, Faults(vec![Fault::new("", "the body must be an object")])));
+    }
     let mut json = serde_json::Deserializer::from_str(text);
-    let read = serde_path_to_error::deserialize(&mut json).map_err(|error| misread(&error, T::INVALID))?;
-    json.end().map_err(|error| ApiError::new(Code::BadJson, format!("after the JSON value: {error}")))?;
-    Ok(read)
+    serde_path_to_error::deserialize(&mut json).map_err(|error| misread(&error, T::INVALID))
 }
 
 /// Serde's messages name line and column.
@@ -251,6 +261,9 @@ mod tests {
         assert_eq!(parse::<Value>(b"{} {}").expect_err("two values").problem().code, "bad_json");
         assert_eq!(parse::<Value>(b"").expect_err("nothing").problem().code, "bad_json");
         assert_eq!(parse::<Value>("[".repeat(10_000).as_bytes()).expect_err("too deep").problem().code, "bad_json");
+        let endless = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+        assert_eq!(parse::<Value>(endless.as_bytes()).expect_err("too deep").problem().code, "bad_json");
+        assert_eq!(parse::<SpawnRequest>(b"{\"task\": 5, oops}").expect_err("both").problem().code, "bad_json");
     }
 
     #[test]
@@ -262,7 +275,8 @@ mod tests {
 
     #[test]
     fn a_field_of_the_wrong_form_is_named_by_its_pointer() {
-        let cases: [(&str, &str); 3] = [
+        let cases: [(&str, &str); 4] = [
+            (r#"["Look."]"#, ""),
             (r#"{"task": 5}"#, "/task"),
             (r#"{"reduce": {"agent": "s", "chunk_size": -1}}"#, "/reduce/chunk_size"),
             (r#"{"tasks": ["a", 7]}"#, "/tasks/1"),

@@ -2,6 +2,7 @@
 
 use axum::{Json, extract::State, http::StatusCode};
 use muster_shared::{
+    error::{Fault, Faults},
     ids::InstanceId,
     store::StoredEvent,
     wire::{EventView, InstanceView, Listing},
@@ -35,7 +36,8 @@ impl Cancel {
     pub(crate) fn why(self) -> Result<String, ApiError> {
         let why = self.why.unwrap_or_else(|| "cancelled by request".to_owned());
         if why.chars().count() > MAX_WHY_CHARS || why.contains('\0') {
-            return Err(ApiError::new(Code::BodyInvalid, format!("`why` may have {MAX_WHY_CHARS} characters at most, and no NUL")));
+            let fault = Fault::new("/why", format!("may have {MAX_WHY_CHARS} characters at most, and no NUL"));
+            return Err(ApiError::faulty(Code::BodyInvalid, Faults(vec![fault])));
         }
         Ok(why)
     }

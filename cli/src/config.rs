@@ -58,17 +58,17 @@ impl fmt::Debug for Address {
     }
 }
 
-/// A URL with its password and its query taken out (drivers accept passwords in both).
+/// A URL with its password and its query taken out (drivers accept passwords in both). Whatever stands before the
+/// last `@` counts as user and password, so that no odd character in a password can show a part of it.
 fn redacted(url: &str) -> String {
-    let (before, query) = url.split_once('?').map_or((url, ""), |(before, _)| (before, "?***"));
-    let Some((scheme, rest)) = before.split_once("://") else { return "***".to_owned() };
-    let (authority, path) = rest.split_once('/').map_or((rest, None), |(authority, path)| (authority, Some(path)));
-    let authority = match authority.rsplit_once('@') {
-        None => authority.to_owned(),
-        Some((user, host)) => format!("{}@{host}", user.split_once(':').map_or(user.to_owned(), |(user, _)| format!("{user}:***"))),
-    };
-    let path = path.map(|path| format!("/{path}")).unwrap_or_default();
-    format!("{scheme}://{authority}{path}{query}")
+    let Some((scheme, rest)) = url.split_once("://") else { return "***".to_owned() };
+    let (user, rest) = rest.rsplit_once('@').map_or((None, rest), |(user, rest)| (Some(user), rest));
+    let user = user.map_or(String::new(), |user| match user.split_once(':') {
+        Some((name, _)) => format!("{name}:***@"),
+        None => format!("{user}@"),
+    });
+    let (rest, query) = rest.split_once('?').map_or((rest, ""), |(rest, _)| (rest, "?***"));
+    format!("{scheme}://{user}{rest}{query}")
 }
 
 /// One source of settings. What is absent is left to the source below it.
@@ -358,6 +358,7 @@ mod tests {
     fn passwords_are_never_shown() {
         for (url, shown) in [
             ("postgres://muster:se:cr@et@host:5432/db?sslmode=x&password=y", "postgres://muster:***@host:5432/db?***"),
+            ("postgres://u:a/b?c@host/db", "postgres://u:***@host/db"),
             ("redis://:secret@host", "redis://:***@host"),
             ("postgres://host/db", "postgres://host/db"),
             ("host=h password=secret", "***"),

@@ -5,7 +5,6 @@
 //! a stop it gives back at once what no handler has begun.
 
 use std::{
-    convert::Infallible,
     fmt,
     pin::Pin,
     sync::Arc,
@@ -38,6 +37,12 @@ pub struct ReadyBackend<S> {
     buffer: Arc<Buffer>,
     fetching: Fetching<S>,
 }
+
+/// The fetcher of a worker ended by itself, as it does only when its source panics. The worker ends with
+/// this error and not in silence: nothing would ever come again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the fetcher of the ready list ended by itself: its source has panicked")]
+pub struct FetcherEnded;
 
 enum Fetching<S> {
     /// The worker has not polled yet.
@@ -84,21 +89,18 @@ impl<S: Source> ReadyBackend<S> {
 
 impl<S: Source> Backend for ReadyBackend<S> {
     type Task = Task<Ready>;
-    type Error = Infallible;
+    type Error = FetcherEnded;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>, worker: &WorkerContext) -> Poll<Result<(), Infallible>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>, worker: &WorkerContext) -> Poll<Result<(), FetcherEnded>> {
         self.start(worker);
         Poll::Ready(Ok(()))
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>, worker: &WorkerContext) -> Poll<Option<Result<Self::Task, Infallible>>> {
+    fn poll_next(&mut self, cx: &mut Context<'_>, worker: &WorkerContext) -> Poll<Option<Result<Self::Task, FetcherEnded>>> {
         self.start(worker);
         let next = ready!(self.buffer.poll_take(cx));
         if next.is_none() && !worker.is_shutting_down() {
-            // Only a panic in the source ends the fetcher by itself. A worker that waits for ever would hide
-            // it, and apalis waits for a stop even when its backend has ended.
-            tracing::error!("the fetcher of the ready list has ended: stopping the worker");
-            drop(worker.stop());
+            return Poll::Ready(Some(Err(FetcherEnded)));
         }
         Poll::Ready(next.map(|(job, permit)| {
             let mut task = Task::new(job);
@@ -107,7 +109,7 @@ impl<S: Source> Backend for ReadyBackend<S> {
         }))
     }
 
-    fn poll_close(&mut self, cx: &mut Context<'_>, _: &WorkerContext) -> Poll<Result<(), Infallible>> {
+    fn poll_close(&mut self, cx: &mut Context<'_>, _: &WorkerContext) -> Poll<Result<(), FetcherEnded>> {
         if let Fetching::Running { stop, task } = &mut self.fetching {
             stop.send_replace(true);
             if let Err(error) = ready!(Pin::new(task).poll(cx)) {

@@ -16,13 +16,19 @@
 //! a panic in one of them becomes an error event and not the end of the worker.
 //!
 //! ```
-//! use apalis_core::worker::{builder::WorkerBuilder, ext::parallelize::ParallelizeExt};
+//! use apalis_core::{error::WorkerError, worker::{builder::WorkerBuilder, ext::parallelize::ParallelizeExt}};
 //! use muster_queue::{MemoryQueue, ReadyBackend, Slots, Source};
 //! use muster_shared::{ids::InstanceId, queue::{Ready, ReadyQueue}};
+//! use tokio::task::JoinHandle;
 //! # use muster_shared::time::{SystemClock, SystemRandom};
 //!
 //! /// Runs until `stop` is done; then handlers end, and what was popped but not begun is given back.
-//! async fn run<S: Source, H, F>(source: S, slots: Slots, handler: H, stop: impl Future<Output = ()> + Send + 'static)
+//! fn start<S: Source, H, F>(
+//!     source: S,
+//!     slots: Slots,
+//!     handler: H,
+//!     stop: impl Future<Output = ()> + Send + 'static,
+//! ) -> JoinHandle<Result<(), WorkerError>>
 //! where
 //!     H: FnMut(Ready) -> F + Send + 'static,
 //!     F: Future<Output = ()> + Send + 'static,
@@ -35,7 +41,8 @@
 //!         stop.await;
 //!         Ok::<(), std::io::Error>(())
 //!     };
-//!     worker.run_until(stop).await.expect("the backend has no errors");
+//!     // Not within an `async` block of one's own: with `parallelize` the compiler cannot prove that to be Send.
+//!     tokio::spawn(worker.run_until(stop))
 //! }
 //!
 //! # let runtime = tokio::runtime::Runtime::new().expect("a runtime");
@@ -50,16 +57,17 @@
 //!     let done = done.clone();
 //!     async move { done.send(ready.id).expect("somebody listens") }
 //! };
-//! let worker = tokio::spawn(run(queue.source(), Slots::new(8), handler, async move { drop(stopped.await) }));
+//! let worker = start(queue.source(), Slots::new(8), handler, async move { drop(stopped.await) });
 //! assert_eq!(seen.recv().await, Some(id));
 //! drop(stop);
-//! worker.await.expect("no panic");
+//! worker.await.expect("no panic").expect("no error");
 //! # });
 //! ```
 
 mod backend;
 mod fetch;
 mod hold;
+mod intake;
 mod memory;
 mod message;
 mod redis_link;
@@ -69,7 +77,7 @@ mod redis_source;
 mod slots;
 mod source;
 
-pub use backend::ReadyBackend;
+pub use backend::{FetcherEnded, ReadyBackend};
 pub use hold::{Hold, HoldLayer};
 pub use memory::{MemoryQueue, MemorySource};
 pub use redis_queue::RedisQueue;

@@ -73,7 +73,7 @@ impl ReadyQueue for MemoryQueue {
         Ok(())
     }
 
-    async fn len(&self) -> Result<u64, QueueError> {
+    async fn depth(&self) -> Result<u64, QueueError> {
         Ok(self.lists().iter().map(|list| list.len() as u64).sum())
     }
 

@@ -66,7 +66,7 @@ impl ReadyQueue for RedisQueue {
         put(&self.0.link, &self.0.keys, &leaves, End::Back).await
     }
 
-    async fn len(&self) -> Result<u64, QueueError> {
+    async fn depth(&self) -> Result<u64, QueueError> {
         let mut pipeline = Pipeline::new();
         for list in self.0.keys.lists() {
             pipeline.cmd("LLEN").arg(list);

@@ -31,11 +31,11 @@ pub struct QueueError(pub String);
 /// Where dispatch makes instances known, and where it learns that there is something to dispatch.
 #[async_trait]
 pub trait ReadyQueue: Send + Sync {
-    /// Appends to the lists of their priority. A crash leaves any prefix of them pushed.
+    /// Appends to the lists of their priority. A crash leaves any part of them pushed.
     async fn push(&self, ready: &[Ready]) -> Result<(), QueueError>;
 
     /// How many messages wait.
-    async fn len(&self) -> Result<u64, QueueError>;
+    async fn depth(&self) -> Result<u64, QueueError>;
 
     /// Plants the canary if it is gone, and tells whether it was: then the queue lost its data, and every
     /// grant that nobody claimed is pushed again.

@@ -60,7 +60,7 @@ pub struct SpawnRequest {
 
 /// One task of a fan-out: its text, or its text with more.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a task is a string, or an object of `task`, `name`, `role` and `context`")]
 pub enum TaskSpec {
     /// Just the task.
     Text(String),

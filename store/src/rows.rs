@@ -431,6 +431,20 @@ fn counts<R: Columns>(at: &Reader<'_, R>) -> Result<wire::Counts, StoreError> {
     Ok(counts)
 }
 
+/// The fleet: due, in_flight, waiting, workers, slots.
+pub(crate) fn demand<R: Columns>(row: &R) -> Result<wire::Demand, StoreError> {
+    let at = Reader::new("agent_instances", row);
+    let (due, in_flight) = (at.i64("due")?, at.i64("in_flight")?);
+    Ok(wire::Demand {
+        due,
+        in_flight,
+        waiting: at.i64("waiting")?,
+        workers: at.i64("workers")?,
+        slots: at.i64("slots")?,
+        demand: due + in_flight,
+    })
+}
+
 /// Where a listing of a run's instances continues: after this place of this group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct InstanceCursor {

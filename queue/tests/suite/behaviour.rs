@@ -29,10 +29,10 @@ over_both_lists!(
 async fn higher_priorities_come_first(queue: impl Fixture) {
     let (low, high, middle, beyond) = (leaf(0), leaf(9), leaf(4), leaf(200));
     queue.push(&[low.clone(), high.clone(), middle.clone(), beyond.clone()]).await.expect("pushed");
-    assert_eq!(queue.len().await.expect("counted"), 4);
+    assert_eq!(queue.depth().await.expect("counted"), 4);
     let got = pop_all(&mut queue.source(), 10, 4).await;
     assert_eq!(got, [high, beyond, middle, low]);
-    assert_eq!(queue.len().await.expect("counted"), 0);
+    assert_eq!(queue.depth().await.expect("counted"), 0);
 }
 
 async fn reducers_come_before_leaves_of_their_priority(queue: impl Fixture) {
@@ -114,7 +114,7 @@ async fn two_sources_share_a_list_and_nothing_comes_twice(queue: impl Fixture) {
 async fn ten_thousand_messages_go_in_and_come_out_in_order(queue: impl Fixture) {
     let all = leaves(10_000);
     queue.push(&all).await.expect("pushed");
-    assert_eq!(queue.len().await.expect("counted"), 10_000);
+    assert_eq!(queue.depth().await.expect("counted"), 10_000);
     assert!(pop_all(&mut queue.source(), 1_024, 10_000).await == all, "all of them, in order");
 }
 

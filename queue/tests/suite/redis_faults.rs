@@ -37,7 +37,7 @@ async fn a_killed_connection_of_operations_is_replaced_unseen() {
     queue.push(&leaves(1)).await.expect("pushed");
     let _: i64 = server.say(&["CLIENT", "KILL", "TYPE", "normal"]).await;
     queue.push(&leaves(1)).await.expect("pushed over a new connection");
-    assert_eq!(queue.len().await.expect("counted"), 2);
+    assert_eq!(queue.depth().await.expect("counted"), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -50,7 +50,7 @@ async fn the_canary_tells_once_that_everything_was_flushed() {
     let _: () = server.say(&["FLUSHALL"]).await;
     assert!(queue.lost_data().await.expect("asked"));
     assert!(!queue.lost_data().await.expect("asked"));
-    assert_eq!(queue.len().await.expect("counted"), 0);
+    assert_eq!(queue.depth().await.expect("counted"), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -76,7 +76,7 @@ async fn what_cannot_be_read_is_dropped_and_harms_nothing_else() {
     }
     queue.push(std::slice::from_ref(&good)).await.expect("pushed");
     assert_eq!(pop_all(&mut queue.source(), 2, 1).await, [good]);
-    assert_eq!(queue.len().await.expect("counted"), 0);
+    assert_eq!(queue.depth().await.expect("counted"), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -92,7 +92,7 @@ async fn a_restart_of_redis_is_survived_by_every_part() {
     server.kill().await;
     limited(source.pop(1)).await.expect_err("nobody answers");
     queue.push(&leaves(1)).await.expect_err("nobody answers");
-    queue.len().await.expect_err("nobody answers");
+    queue.depth().await.expect_err("nobody answers");
     queue.nudge().await.expect_err("nobody answers");
     queue.nudged(Duration::from_secs(60)).await.expect_err("nobody answers");
     source.give_back(leaves(1)).await.expect_err("nobody answers");

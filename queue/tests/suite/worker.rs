@@ -20,7 +20,7 @@ use apalis_core::{
     worker::{builder::WorkerBuilder, context::WorkerContext, ext::parallelize::ParallelizeExt, lifecycle::LifecycleService},
 };
 use async_trait::async_trait;
-use muster_queue::{Permit, ReadyBackend, Slots, Source};
+use muster_queue::{FetcherEnded, Permit, ReadyBackend, Slots, Source};
 use muster_shared::{
     ids::InstanceId,
     queue::{QueueError, Ready, ReadyQueue},
@@ -140,7 +140,7 @@ async fn every_message_is_handled_once_and_never_more_at_a_time_than_slots(queue
     let most = most.load(Ordering::SeqCst);
     assert!((2..=16).contains(&most), "{most} at a time");
     assert_eq!(slots.free(), 16);
-    assert_eq!(queue.len().await.expect("counted"), 0);
+    assert_eq!(queue.depth().await.expect("counted"), 0);
 }
 
 async fn a_stopped_worker_gives_back_what_it_has_not_begun_and_lets_the_rest_end(queue: impl Fixture) {
@@ -160,7 +160,7 @@ async fn a_stopped_worker_gives_back_what_it_has_not_begun_and_lets_the_rest_end
     assert_eq!(gate.ended.load(Ordering::SeqCst), handled.len());
     let left = pop_all(&mut queue.source(), 100, all.len() - handled.len()).await;
     assert_eq!(left, all.into_iter().filter(|ready| !handled.contains(&ready.id)).collect::<Vec<_>>());
-    assert_eq!(queue.len().await.expect("counted"), 0);
+    assert_eq!(queue.depth().await.expect("counted"), 0);
 }
 
 async fn a_worker_without_free_slots_takes_nothing(queue: impl Fixture) {
@@ -169,7 +169,7 @@ async fn a_worker_without_free_slots_takes_nothing(queue: impl Fixture) {
     let (mut gate, running) = Gate::start(queue.source(), &slots);
     assert_eq!(gate.begun(3).await, ids(&all[..3]));
     assert_eq!(slots.free(), 0);
-    assert_eq!(queue.len().await.expect("counted"), 7);
+    assert_eq!(queue.depth().await.expect("counted"), 7);
     gate.open.send_replace(true);
     assert_eq!(gate.begun(7).await, ids(&all[3..]));
     running.stopped().await;
@@ -185,7 +185,7 @@ async fn a_permit_that_outlives_its_handler_keeps_its_slot(queue: impl Fixture) 
     queue.push(&leaves(2)).await.expect("pushed");
     let first = limited(kept.recv()).await.expect("the worker runs");
     assert_eq!(slots.free(), 0);
-    assert_eq!(queue.len().await.expect("counted"), 1);
+    assert_eq!(queue.depth().await.expect("counted"), 1);
     drop(first);
     let second = limited(kept.recv()).await.expect("the worker runs");
     running.stopped().await;
@@ -208,7 +208,7 @@ async fn a_panic_in_a_handler_harms_nobody_else(queue: impl Fixture) {
     // One that waits behind the others, in the same list.
     queue.push(std::slice::from_ref(&good)).await.expect("pushed");
     assert_eq!(limited(handled.recv()).await, Some(good));
-    while queue.len().await.expect("counted") > 0 {
+    while queue.depth().await.expect("counted") > 0 {
         tokio::task::yield_now().await;
     }
     running.stopped().await;
@@ -277,7 +277,7 @@ async fn a_worker_goes_on_after_redis_was_away() {
     queue.push(std::slice::from_ref(&before)).await.expect("pushed");
     assert_eq!(gate.begun(1).await, ids(&[before]));
     server.kill().await;
-    queue.len().await.expect_err("nobody answers");
+    queue.depth().await.expect_err("nobody answers");
     server.start_again().await;
     let after = leaf(5);
     queue.push(std::slice::from_ref(&after)).await.expect("pushed");
@@ -359,9 +359,6 @@ impl Source for Broken {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_whose_source_panics_ends_and_does_not_wait_for_ever() {
     let (_gate, running) = Gate::start(Broken, &Slots::new(2));
-    // Only the worker ends by itself; `run_until` also waits for its signal.
-    running.stopped().await;
-
-    let worker = WorkerBuilder::new("worker-2").backend(ReadyBackend::new(Broken, Slots::new(2))).build(|_: Ready| async {});
-    limited(worker.run()).await.expect("no error");
+    let error = limited(running.task).await.expect("no panic").expect_err("nothing would ever come");
+    assert!(matches!(error, WorkerError::BackendError(error) if error.is::<FetcherEnded>()));
 }

@@ -95,7 +95,7 @@ async fn settle(store: &PostgresStore, batch: &[Write], which: Vec<usize>, path:
             }
             Err(other) => {
                 // Nothing that a write could help: the rest would wait for the same.
-                let error = WriteError::Unavailable(muster_shared::store::StoreError::from(other).to_string());
+                let error = WriteError::Unavailable(other.why());
                 let rest = part.into_iter().chain(parts.drain(..).flatten());
                 answers.extend(rest.map(|index| (index, Err(error.clone()))));
             }

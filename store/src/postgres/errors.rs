@@ -17,6 +17,16 @@ pub(crate) enum Failure {
     Store(StoreError),
 }
 
+impl Failure {
+    /// The reason, without its class.
+    pub(super) fn why(self) -> String {
+        match self {
+            Self::Unavailable(why) | Self::Contention(why) | Self::Refused(why) => why,
+            Self::Store(error) => error.to_string(),
+        }
+    }
+}
+
 /// How often a transaction that lost a deadlock is begun again.
 const ATTEMPTS: u32 = 5;
 
