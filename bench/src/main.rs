@@ -115,24 +115,7 @@ async fn steps(quick: &Quick) -> anyhow::Result<()> {
     let workload = common.workload();
     let mut report = Report::new(common.out.as_deref())?;
     let database = server.create("fleet").await?;
-    let kind = Kind::Servers { database: database.url(), redis };
-    let fleet = Fleet::start(&quick.muster, workload, kind).await?;
-    let measured = async {
-        fleet.warm_up().await?;
-        let (mut ours, mut floors) = (Vec::new(), Vec::new());
-        for round in 1..=common.repeat {
-            server.checkpoint().await?;
-            let floor = workload.rate(floor::measure(&server, workload).await?);
-            server.checkpoint().await?;
-            let rate = workload.rate(fleet.measure().await?);
-            say(&format!("round {round} of {}: fleet {rate:.0} steps/s, floor {floor:.0} steps/s", common.repeat));
-            ours.push(rate);
-            floors.push(floor);
-        }
-        anyhow::Ok((ours, floors))
-    }
-    .await;
-    let measured = fleet.stop(measured).await;
+    let measured = in_turns(quick, &server, Kind::Servers { database: database.url(), redis }).await;
     database.drop_it().await?;
     let (ours, floors) = measured?;
     report.add(&Figure::new("steps", workload, &ours).beside(&floors))?;
@@ -140,10 +123,31 @@ async fn steps(quick: &Quick) -> anyhow::Result<()> {
     Ok(())
 }
 
+async fn in_turns(quick: &Quick, server: &Server, kind: Kind<'_>) -> anyhow::Result<(Vec<f64>, Vec<f64>)> {
+    let (workload, repeat) = (quick.common.workload(), quick.common.repeat);
+    let mut fleet = Fleet::start(&quick.muster, workload, kind).await?;
+    let measured = async {
+        fleet.warm_up().await?;
+        let (mut ours, mut floors) = (Vec::new(), Vec::new());
+        for round in 1..=repeat {
+            server.checkpoint().await?;
+            let floor = workload.rate(floor::measure(server, workload).await?);
+            server.checkpoint().await?;
+            let rate = workload.rate(fleet.measure().await?);
+            say(&format!("round {round} of {repeat}: fleet {rate:.0} steps/s, floor {floor:.0} steps/s"));
+            ours.push(rate);
+            floors.push(floor);
+        }
+        anyhow::Ok((ours, floors))
+    }
+    .await;
+    fleet.stop(measured).await
+}
+
 async fn embedded(quick: &Quick) -> anyhow::Result<()> {
     let workload = quick.common.workload();
     let mut report = Report::new(quick.common.out.as_deref())?;
-    let fleet = Fleet::start(&quick.muster, workload, Kind::Embedded).await?;
+    let mut fleet = Fleet::start(&quick.muster, workload, Kind::Embedded).await?;
     let measured = async {
         fleet.warm_up().await?;
         let mut rates = Vec::new();

@@ -143,11 +143,15 @@ impl EngineConfig {
             (Some(model), None) if model.contains('/') => config.default_model = Some(model),
             (Some(model), None) if openai => config.default_model = Some(format!("openai/{model}")),
             (Some(_), None) => {
-                let detail = "MUSTER_MODEL names a model without a provider: write provider/model, or set MUSTER_MODEL_URL or OPENAI_API_KEY too";
+                let detail =
+                    "MUSTER_MODEL names a model without a provider: write provider/model, or set MUSTER_MODEL_URL or OPENAI_API_KEY too";
                 return Err(Faults(vec![Fault::new("/default_model", detail)]));
             }
             (None, Some(_)) => {
-                return Err(Faults(vec![Fault::new("/default_model", "MUSTER_MODEL_URL is set, but MUSTER_MODEL does not say which model")]));
+                return Err(Faults(vec![Fault::new(
+                    "/default_model",
+                    "MUSTER_MODEL_URL is set, but MUSTER_MODEL does not say which model",
+                )]));
             }
             (None, None) => {}
         }
@@ -279,6 +283,9 @@ mod tests {
         let environment = from(&[("OPENAI_API_KEY", "k"), ("MUSTER_MODEL", "m"), ("MUSTER_MODEL_URL", "http://h/v1")]).unwrap().unwrap();
         let both = file.or(environment);
         assert_eq!(both.default_model(), "openai/a");
-        assert_eq!(both.providers.iter().map(|provider| (provider.name.as_str(), provider.timeout_ms)).collect::<Vec<_>>(), [("openai", Some(5)), ("env", None)]);
+        assert_eq!(
+            both.providers.iter().map(|provider| (provider.name.as_str(), provider.timeout_ms)).collect::<Vec<_>>(),
+            [("openai", Some(5)), ("env", None)]
+        );
     }
 }

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The name of the provider that needs no key and no network.
-pub const OFFLINE: &str = "offline";
+pub(crate) const OFFLINE: &str = "offline";
 
 /// The model that always works.
 pub const OFFLINE_EXTRACT: &str = "offline/extract";
@@ -132,9 +132,9 @@ impl Engine for Router {
             let known = self.models().join(", ");
             return Err(errors::unknown_model(format!("no provider serves `{}`; known: {known}", request.model)));
         };
-        let bare = bare.to_owned();
-        let span = telemetry::model_call(name, &request);
+        let (name, provider, bare) = (name.to_owned(), Arc::clone(provider), bare.to_owned());
         request.model = bare;
+        let span = telemetry::model_call(&name, &request);
         let outcome = provider.complete(request).instrument(span.clone()).await;
         telemetry::record(&span, &outcome);
         outcome
@@ -145,7 +145,10 @@ impl Engine for Router {
     }
 
     fn models(&self) -> Vec<String> {
-        self.providers.iter().flat_map(|(name, provider)| provider.models().into_iter().map(move |model| format!("{name}/{model}"))).collect()
+        self.providers
+            .iter()
+            .flat_map(|(name, provider)| provider.models().into_iter().map(move |model| format!("{name}/{model}")))
+            .collect()
     }
 }
 
@@ -162,7 +165,9 @@ const SCRIPT: &str = "script";
 fn offline(config: &EngineConfig) -> Result<Offline, Fault> {
     let script = match &config.script {
         None => ScriptEngine::default(),
-        Some(path) => ScriptEngine::new(Script::load(path).map_err(|faults| Fault::new("/script", format!("{}: {faults}", path.display())))?),
+        Some(path) => {
+            ScriptEngine::new(Script::load(path).map_err(|faults| Fault::new("/script", format!("{}: {faults}", path.display())))?)
+        }
     };
     Ok(Offline { extract: Extract, script })
 }
@@ -216,7 +221,10 @@ mod tests {
         for model in ["offline/other", "nobody/extract", "other", ""] {
             assert!(!router.knows(model), "{model}");
             let failed = router.complete(request(model, "x")).await.expect_err("unknown");
-            assert_eq!((failed.error.code.as_str(), failed.error.class, failed.retry), ("unknown_model", ErrorClass::Validation, Retryable::Never));
+            assert_eq!(
+                (failed.error.code.as_str(), failed.error.class, failed.retry),
+                ("unknown_model", ErrorClass::Validation, Retryable::Never)
+            );
             assert!(failed.error.message.contains("offline/extract"), "{failed}");
         }
     }
@@ -237,8 +245,14 @@ mod tests {
         .err()
         .expect("faults");
         let pointers: Vec<&str> = faults.0.iter().map(|fault| fault.pointer.as_str()).collect();
-        let expected =
-            ["/providers/0/name", "/providers/0/base_url", "/providers/1/name", "/providers/1/base_url", "/providers/2/base_url", "/script"];
+        let expected = [
+            "/providers/0/name",
+            "/providers/0/base_url",
+            "/providers/1/name",
+            "/providers/1/base_url",
+            "/providers/2/base_url",
+            "/script",
+        ];
         assert_eq!(pointers, expected, "{faults}");
         assert!(!faults.to_string().contains("pass"), "{faults}");
     }

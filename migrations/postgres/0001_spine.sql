@@ -37,7 +37,7 @@ CREATE TABLE blobs (
 );
 
 -- Immutable but for its flags: how a run ended is in run_outcomes, how far it is in run_counters, so that
--- finishing an instance never needs more than a share lock here.
+-- finishing an instance never needs more than a key share lock here.
 CREATE TABLE runs (
     id               uuid        PRIMARY KEY,
     team_id          uuid        NOT NULL,
@@ -55,13 +55,15 @@ CREATE TABLE runs (
     paused           boolean     NOT NULL DEFAULT false,
     cancel_requested boolean     NOT NULL DEFAULT false,
     cancel_reason    text,
+    -- Set by the cascade once the outcome is closed: takes the run off the two indexes below, which would grow for ever.
+    closed           boolean     NOT NULL DEFAULT false,
     deadline_at      timestamptz,
     traceparent      text,
     created_at       timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX runs_by_team ON runs (team_id, id);
-CREATE INDEX runs_with_deadline ON runs (deadline_at) WHERE deadline_at IS NOT NULL;
-CREATE INDEX runs_to_cancel ON runs (id) WHERE cancel_requested;
+CREATE INDEX runs_with_deadline ON runs (deadline_at) WHERE deadline_at IS NOT NULL AND NOT closed;
+CREATE INDEX runs_to_cancel ON runs (id) WHERE cancel_requested AND NOT closed;
 
 -- How a run ended: inserted once, never changed (I5). `closed` when none of its instances is live any more.
 CREATE TABLE run_outcomes (
@@ -174,6 +176,9 @@ CREATE TABLE agent_instances (
 CREATE INDEX instances_due ON agent_instances (run_id, level DESC, ordinal) WHERE status = 'queued' AND granted_at IS NULL;
 CREATE INDEX instances_in_flight ON agent_instances (run_id, status) WHERE granted_at IS NOT NULL;
 CREATE INDEX instances_held ON agent_instances (worker_incarnation) WHERE status = 'running';
+CREATE INDEX instances_waiting ON agent_instances (run_id) WHERE status = 'waiting';
+-- Flagged while somebody held them, and given back or swept since: the cascade ends them.
+CREATE INDEX instances_to_cancel ON agent_instances (id) WHERE cancel_requested AND status IN ('queued', 'waiting');
 CREATE INDEX instances_on_timer ON agent_instances (run_after) WHERE status = 'waiting' AND run_after IS NOT NULL;
 
 -- The logs. Range-partitioned on the time-ordered run id; the key has no timestamp, so that a fork is refused (I3).

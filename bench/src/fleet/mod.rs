@@ -100,21 +100,24 @@ impl Fleet {
     }
 
     /// A small run first: connections, prepared statements, caches.
-    pub(crate) async fn warm_up(&self) -> anyhow::Result<()> {
+    pub(crate) async fn warm_up(&mut self) -> anyhow::Result<()> {
         self.run(Workload { n: self.workload.n.min(50), ..self.workload }).await.context("the warm-up run")?;
         Ok(())
     }
 
     /// Runs the workload once; the time from the spawn request until the root result has been read.
-    pub(crate) async fn measure(&self) -> anyhow::Result<Duration> {
+    pub(crate) async fn measure(&mut self) -> anyhow::Result<Duration> {
         self.run(self.workload).await
     }
 
-    async fn run(&self, workload: Workload) -> anyhow::Result<Duration> {
+    async fn run(&mut self, workload: Workload) -> anyhow::Result<Duration> {
         let request = client::spawn_body(workload)?;
         let start = Instant::now();
         let run = self.client.spawn(request).await?;
-        let result = self.client.result(run).await?;
+        let result = tokio::select! {
+            result = self.client.result(run) => result?,
+            ended = first_end(&mut self.processes) => return Err(ended),
+        };
         let elapsed = start.elapsed();
         // Outside the measured time: the figure counts only if the work was done.
         self.client.check(run, &result, workload).await?;
@@ -130,6 +133,18 @@ impl Fleet {
             }
         }
         outcome
+    }
+}
+
+/// Waits until a process ends, which none should.
+async fn first_end(processes: &mut [Process]) -> anyhow::Error {
+    loop {
+        for process in &mut *processes {
+            if let Err(error) = process.must_run() {
+                return error;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 

@@ -57,7 +57,9 @@ async fn run(url: &str, workload: Workload) -> anyhow::Result<Duration> {
     while let Some(writer) = writers.join_next().await {
         writer.context("a writer panicked")??;
     }
-    Ok(start.elapsed())
+    let elapsed = start.elapsed();
+    statements::verify(&mut statements::connect(url).await?, floor.run, workload).await?;
+    Ok(elapsed)
 }
 
 /// Commits batches until the root is finished.

@@ -4,6 +4,7 @@ use anyhow::Context as _;
 use sqlx::{ConnectOptions as _, Executor as _, PgConnection, postgres::PgConnectOptions, query::Query, types::Uuid};
 
 use super::tree::Instance;
+use crate::workload::Workload;
 
 const SCHEMA: &str = include_str!("schema.sql");
 
@@ -78,6 +79,22 @@ pub(super) async fn commit(connection: &mut PgConnection, run: Uuid, kind: Kind,
     let ids: Vec<Uuid> = batch.iter().map(|instance| instance.id).collect();
     let done = query(kind, run, &ids, batch).execute(connection).await.with_context(|| format!("{kind:?} of {} rows", ids.len()))?;
     anyhow::ensure!(done.rows_affected() == ids.len() as u64, "{kind:?} changed {} of {} rows", done.rows_affected(), ids.len());
+    Ok(())
+}
+
+/// A figure counts only if the work was done.
+pub(super) async fn verify(connection: &mut PgConnection, run: Uuid, workload: Workload) -> anyhow::Result<()> {
+    let done: (i64, i64) = sqlx::query_as(
+        "
+-- floor_verify
+SELECT (SELECT count(*) FROM floor_log WHERE run_id = $1),
+       (SELECT count(*) FROM floor_instances WHERE run_id = $1 AND status = 'completed' AND output IS NOT NULL)",
+    )
+    .bind(run)
+    .fetch_one(connection)
+    .await?;
+    let wanted = (workload.steps().cast_signed(), (workload.n + workload.reducers()).cast_signed());
+    anyhow::ensure!(done == wanted, "(steps, instances) are {done:?} and should be {wanted:?}");
     Ok(())
 }
 

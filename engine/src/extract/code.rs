@@ -13,17 +13,77 @@ pub(super) enum Language {
     Dashes,
 }
 
-const SLASHES: &[&str] = &["rs", "c", "h", "cc", "cpp", "hpp", "go", "java", "js", "jsx", "mjs", "ts", "tsx", "kt", "swift", "scala", "cs", "proto", "php", "dart", "zig", "css", "scss"];
-const HASHES: &[&str] = &["py", "sh", "bash", "rb", "pl", "r", "yaml", "yml", "toml", "tf", "mk", "cfg", "ini", "conf", "dockerfile", "makefile", "nix", "ex", "exs"];
+const SLASHES: &[&str] = &[
+    "rs", "c", "h", "cc", "cpp", "hpp", "go", "java", "js", "jsx", "mjs", "ts", "tsx", "kt", "swift", "scala", "cs", "proto", "php",
+    "dart", "zig", "css", "scss",
+];
+const HASHES: &[&str] = &[
+    "py",
+    "sh",
+    "bash",
+    "rb",
+    "pl",
+    "r",
+    "yaml",
+    "yml",
+    "toml",
+    "tf",
+    "mk",
+    "cfg",
+    "ini",
+    "conf",
+    "dockerfile",
+    "makefile",
+    "nix",
+    "ex",
+    "exs",
+];
 const DASHES: &[&str] = &["sql", "lua", "hs"];
 
 /// Words before the name of what a line defines.
-const DEFINES: &[&str] =
-    &["fn", "struct", "enum", "trait", "type", "mod", "macro_rules!", "class", "interface", "def", "func", "function", "table", "view", "index", "message", "service", "const", "static"];
+const DEFINES: &[&str] = &[
+    "fn",
+    "struct",
+    "enum",
+    "trait",
+    "type",
+    "mod",
+    "macro_rules!",
+    "class",
+    "interface",
+    "def",
+    "func",
+    "function",
+    "table",
+    "view",
+    "index",
+    "message",
+    "service",
+    "const",
+    "static",
+];
 
 /// Words that may stand before those.
-const BEFORE: &[&str] =
-    &["pub", "pub(crate)", "pub(super)", "async", "unsafe", "extern", "export", "default", "abstract", "public", "final", "create", "or", "replace", "unique", "if", "not", "exists"];
+const BEFORE: &[&str] = &[
+    "pub",
+    "pub(crate)",
+    "pub(super)",
+    "async",
+    "unsafe",
+    "extern",
+    "export",
+    "default",
+    "abstract",
+    "public",
+    "final",
+    "create",
+    "or",
+    "replace",
+    "unique",
+    "if",
+    "not",
+    "exists",
+];
 
 const NAMES_MAX: usize = 12;
 
@@ -51,7 +111,7 @@ impl Language {
             Self::Hashes => &[("#!", Kind::Names), ("#", Kind::Doc)],
             Self::Dashes => &[("--", Kind::Doc)],
         };
-        marks.iter().find_map(|(mark, kind)| line.strip_prefix(mark).map(|text| (*kind, text.trim())))
+        marks.iter().find_map(|(mark, kind)| line.strip_prefix(mark).map(|text| (*kind, text.trim_end())))
     }
 
     /// Marks around comments or doc strings of several lines.
@@ -69,8 +129,9 @@ pub(super) fn parse(language: Language, text: &str) -> Parsed {
     let mut parsed = Parsed::default();
     let mut open = Open::default();
     let mut lines = text.lines();
-    while let Some(line) = lines.next() {
-        let line = line.trim();
+    let mut inner: Vec<String> = Vec::new();
+    while let Some(whole) = lines.next() {
+        let line = whole.trim();
         // What follows in a Rust file are its tests.
         if line == "#[cfg(test)]" {
             break;
@@ -83,14 +144,15 @@ pub(super) fn parse(language: Language, text: &str) -> Parsed {
             block(&mut open, &mut parsed, doc, line.strip_prefix(begin).unwrap_or_default(), end, &mut lines);
         } else {
             open.close(&mut parsed);
-            if let Some(name) = defined(line)
-                && !parsed.names.contains(&name)
-            {
-                parsed.names.push(name);
-            }
+            let names = if whole.starts_with([' ', '\t']) { &mut inner } else { &mut parsed.names };
+            names.extend(defined(line).filter(|name| !names.contains(name)).into_iter().collect::<Vec<_>>());
         }
     }
     open.close(&mut parsed);
+    // What stands within something else counts only where nothing else is defined.
+    if parsed.names.is_empty() {
+        parsed.names = inner;
+    }
     names(&mut parsed);
     parsed
 }
@@ -105,6 +167,11 @@ struct Open {
 
 impl Open {
     fn line(&mut self, parsed: &mut Parsed, kind: Kind, said: &str) {
+        // Indented text is an example, unless it goes on with a list item.
+        if said.starts_with("   ") && self.kind.is_none() {
+            return;
+        }
+        let said = said.trim();
         if said.starts_with("```") {
             self.fenced = !self.fenced;
             return;
@@ -156,7 +223,8 @@ fn defined(line: &str) -> Option<String> {
     if !DEFINES.contains(&word.as_str()) {
         return None;
     }
-    let word = words.find(|word| !BEFORE.contains(&word.to_lowercase().as_str()))?;
+    // `const fn name` has two of them.
+    let word = words.find(|word| !BEFORE.contains(&word.to_lowercase().as_str()) && !DEFINES.contains(word))?;
     let name: String = word.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
     (name.len() > 1).then_some(name)
 }

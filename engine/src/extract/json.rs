@@ -21,7 +21,9 @@ fn at_depth(value: &Value, key: &str, parsed: &mut Parsed, depth: usize) {
         Value::Bool(_) | Value::Number(_) => parsed.point(Kind::Prose, &format!("{key}: {value}")),
         Value::String(text) if text.contains(char::is_whitespace) => {
             let inner = super::split::markdown(text);
-            parsed.points.extend(inner.points.into_iter().map(|(kind, text)| (if kind == Kind::Lead && depth > 1 { Kind::Prose } else { kind }, text)));
+            parsed.points.extend(
+                inner.points.into_iter().map(|(kind, text)| (if kind == Kind::Lead && depth > 1 { Kind::Prose } else { kind }, text)),
+            );
         }
         Value::String(text) => parsed.point(Kind::Prose, &labelled(key, text)),
         Value::Array(list) if list.iter().all(is_small) => {
@@ -52,4 +54,25 @@ fn shown(value: &Value) -> String {
 
 fn labelled(key: &str, text: &str) -> String {
     if key.is_empty() { text.to_owned() } else { format!("{key}: {text}") }
+}
+
+/// Adds only the statements of an agent's answer: its texts and points, not its names, scores and sources.
+pub(super) fn statements(value: &Value, parsed: &mut Parsed) {
+    said(value, parsed, 0);
+}
+
+fn said(value: &Value, parsed: &mut Parsed, depth: usize) {
+    if depth > DEPTH_MAX {
+        return;
+    }
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        Value::String(text) if text.contains('\n') => parsed.points.extend(super::split::markdown(text).points),
+        Value::String(text) if text.contains(char::is_whitespace) => parsed.paragraph(Kind::Prose, text),
+        Value::String(_) => {}
+        Value::Array(list) => list.iter().for_each(|value| said(value, parsed, depth + 1)),
+        Value::Object(map) => {
+            map.iter().filter(|(key, _)| super::values::is_statement(key)).for_each(|(_, value)| said(value, parsed, depth + 1));
+        }
+    }
 }

@@ -95,7 +95,9 @@ impl<'a> Material<'a> {
     fn take_context(&mut self, user: &str) {
         let context = user.strip_prefix(self.task).unwrap_or(user);
         let mut rest = context;
-        while let Some((title, at)) = ["Shared context:\n", "Context:\n"].into_iter().filter_map(|title| Some((title, rest.find(title)?))).min_by_key(|(_, at)| *at) {
+        while let Some((title, at)) =
+            ["Shared context:\n", "Context:\n"].into_iter().filter_map(|title| Some((title, rest.find(title)?))).min_by_key(|(_, at)| *at)
+        {
             let body = &rest[at + title.len()..];
             let end = body.find("\n\nContext:\n").unwrap_or(body.len());
             self.take(Some(title.trim_end_matches(":\n").to_lowercase()), body[..end].trim());

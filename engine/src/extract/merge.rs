@@ -18,7 +18,9 @@ use super::{
 use crate::tokens;
 
 const SOURCES_SHOWN_MAX: usize = 6;
-const POINTS_OF_EACH_MAX: usize = 200;
+/// Points that are compared with each other; more would take long and would not fit into an answer anyway.
+const POINTS_MAX: usize = 1_000;
+const POINTS_KEPT_MAX: usize = 400;
 const UNAVAILABLE: &str = "Not available: ";
 
 /// One point and who said it.
@@ -45,6 +47,10 @@ impl Merged {
     /// `text [name] [name]`; many names are counted.
     pub(super) fn marked(&self) -> String {
         let mut marked = self.text.clone();
+        // A bracket of the text itself must not look like a name when this is merged again.
+        if marked.ends_with(']') {
+            marked.push('.');
+        }
         for name in self.sources.iter().take(SOURCES_SHOWN_MAX) {
             marked.push_str(&format!(" [{name}]"));
         }
@@ -55,15 +61,33 @@ impl Merged {
     }
 }
 
+impl Folded {
+    /// Adds a point, or its sources to the point that says the same.
+    fn take(&mut self, point: Merged, equal: bool) {
+        let normalized = words::normalized(&point.text);
+        let same = |known: &Merged| words::alike(&known.words, &point.words) || (equal && words::normalized(&known.text) == normalized);
+        match self.points.iter().position(same) {
+            Some(at) => {
+                let known = &mut self.points[at].sources;
+                let new: Vec<String> = point.sources.into_iter().filter(|name| !known.contains(name)).collect();
+                known.extend(new);
+            }
+            None if self.points.len() < POINTS_KEPT_MAX => self.points.push(point),
+            None => {}
+        }
+    }
+}
+
 /// Folds the inputs; points that say the same become one.
 pub(super) fn fold(inputs: &[Input], task: &str) -> Folded {
     let mut folded = Folded::default();
     let mut queues: Vec<std::vec::IntoIter<Merged>> = Vec::new();
+    let of_each = (POINTS_MAX / inputs.len().max(1)).clamp(8, 200);
     for input in inputs {
         let name = clean(&input.name);
         match unusable(&input.output) {
             Some(why) => folded.unavailable.push((name, why)),
-            None => queues.push(points(&name, &input.output, task, &mut folded).into_iter()),
+            None => queues.push(points(&name, &input.output, task, of_each, &mut folded).into_iter()),
         }
     }
     // Inputs take turns, so that each is heard within the limit.
@@ -75,15 +99,7 @@ pub(super) fn fold(inputs: &[Input], task: &str) -> Folded {
         }
         for point in round {
             let equal = !seen.insert(words::normalized(&point.text));
-            let known = folded.points.iter_mut().find(|known| if equal { words::normalized(&known.text) == words::normalized(&point.text) } else { words::alike(&known.words, &point.words) });
-            match known {
-                Some(known) => {
-                    let new: Vec<String> = point.sources.into_iter().filter(|name| !known.sources.contains(name)).collect();
-                    known.sources.extend(new);
-                }
-                None if folded.points.len() < POINTS_OF_EACH_MAX * 2 => folded.points.push(point),
-                None => {}
-            }
+            folded.take(point, equal);
         }
     }
     folded
@@ -106,7 +122,7 @@ fn unusable(output: &Value) -> Option<String> {
 }
 
 /// The points of one output, the best first.
-fn points(name: &str, output: &Value, task: &str, folded: &mut Folded) -> Vec<Merged> {
+fn points(name: &str, output: &Value, task: &str, most: usize, folded: &mut Folded) -> Vec<Merged> {
     let mut parsed = Parsed::default();
     let text = output.as_str();
     let merged_before = text.and_then(header).map(|(count, body)| {
@@ -123,10 +139,20 @@ fn points(name: &str, output: &Value, task: &str, folded: &mut Folded) -> Vec<Me
         folded.count += 1;
         match output {
             Value::String(text) => parsed = split::parse("", text),
-            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => json::flatten(output, "", &mut parsed),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => json::statements(output, &mut parsed),
         }
     }
-    let mut merged: Vec<Merged> = parsed.points.iter().take(POINTS_OF_EACH_MAX).map(|(_, text)| marked(text, name)).collect();
+    if parsed.points.is_empty() {
+        json::flatten(output, "", &mut parsed);
+    }
+    // Texts of leaves may end with brackets of their own.
+    let marks = merged_before.is_some() || text.is_none();
+    let mut merged: Vec<Merged> = parsed
+        .points
+        .iter()
+        .take(most)
+        .map(|(_, text)| if marks { marked(text, name) } else { unmarked(text, name, Vec::new()) })
+        .collect();
     if merged_before.is_none() {
         by_worth(&mut merged, &parsed, task);
     }
@@ -160,11 +186,15 @@ fn marked(text: &str, name: &str) -> Merged {
         }
         rest = before.trim_end();
     }
+    unmarked(rest, name, sources)
+}
+
+fn unmarked(text: &str, name: &str, mut sources: Vec<String>) -> Merged {
     if sources.is_empty() {
         sources.push(name.to_owned());
     }
     let own = format!("{name}: ");
-    let text = rest.strip_prefix(own.as_str()).unwrap_or(rest).to_owned();
+    let text = text.strip_prefix(own.as_str()).unwrap_or(text).to_owned();
     Merged { words: words::content_words(&text), text, sources }
 }
 

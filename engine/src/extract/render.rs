@@ -24,7 +24,11 @@ pub(super) fn answer(material: &Material<'_>, form: Form, limit: usize) -> Strin
     let remarks = remarks(material);
     let points = rank::points(material);
     if points.is_empty() {
-        let nothing = if remarks.is_empty() { format!("There is nothing to answer from. The task was: {}", material.task.trim()) } else { String::new() };
+        let nothing = if remarks.is_empty() {
+            format!("There is nothing to answer from. The task was: {}", material.task.trim())
+        } else {
+            String::new()
+        };
         return tokens::cut(&joined(&nothing, &remarks, form), limit);
     }
     // Remarks must not push the content out.

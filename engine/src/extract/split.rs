@@ -7,7 +7,7 @@ use crate::tokens;
 const POINT_BYTES_MAX: usize = 320;
 
 /// A shorter one says nothing.
-const POINT_BYTES_MIN: usize = 12;
+const POINT_BYTES_MIN: usize = 8;
 
 /// More points of one text are not looked at.
 const POINTS_MAX: usize = 2_000;
@@ -130,7 +130,9 @@ pub(super) fn markdown(text: &str) -> Parsed {
 fn heading(line: &str) -> Option<String> {
     let text = line.trim_start_matches('#');
     let level = line.len() - text.len();
-    ((1..=6).contains(&level) && text.starts_with(' ')).then(|| plain(text.trim().trim_end_matches('#').trim())).filter(|text| !text.is_empty())
+    ((1..=6).contains(&level) && text.starts_with(' '))
+        .then(|| plain(text.trim().trim_end_matches('#').trim()))
+        .filter(|text| !text.is_empty())
 }
 
 /// The text of a list item: `- x`, `* x`, `+ x`, `1. x`, `2) x`.
@@ -152,7 +154,10 @@ fn table_row(line: &str, parsed: &mut Parsed) {
 
 /// Badges, rules and references.
 fn noise(line: &str) -> bool {
-    line.starts_with("![") || line.starts_with("[![") || line.starts_with("[//]") || line.chars().all(|c| matches!(c, '-' | '=' | '*' | '_' | ' '))
+    line.starts_with("![")
+        || line.starts_with("[![")
+        || line.starts_with("[//]")
+        || line.chars().all(|c| matches!(c, '-' | '=' | '*' | '_' | ' '))
 }
 
 /// Without the marks of emphasis and links, on one line.
@@ -174,6 +179,8 @@ pub(super) fn plain(text: &str) -> String {
         }
     }
     plain.push_str(rest);
+    // Rust's documentation links to items this way.
+    let plain = plain.replace("[`", "`").replace("`]", "`");
     plain.replace("**", "").split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
@@ -184,8 +191,7 @@ const ABBREVIATIONS: [&str; 16] =
 /// Cuts a paragraph into sentences.
 pub(super) fn sentences(text: &str) -> Vec<String> {
     let (mut found, mut from, mut quoted) = (Vec::new(), 0, false);
-    let mut chars = text.char_indices().peekable();
-    while let Some((at, c)) = chars.next() {
+    for (at, c) in text.char_indices() {
         if c == '`' {
             quoted = !quoted;
         }
@@ -209,7 +215,8 @@ fn ends_here(before: &str, after: &str, mark: char) -> bool {
     if !next.is_whitespace() {
         return false;
     }
-    let begins = after.trim_start_matches(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | ')' | '(' | '[' | '*' | '_' | '`')).chars().next();
+    let begins =
+        after.trim_start_matches(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | ')' | '(' | '[' | '*' | '_' | '`')).chars().next();
     if begins.is_some_and(char::is_lowercase) && mark == '.' {
         return false;
     }

@@ -5,18 +5,35 @@ const TARGETS_MAX: usize = 64;
 
 /// Extensions that make a plain word a file name. Between backticks, and after `artifact:`, any name will do.
 const EXTENSIONS: &[&str] = &[
-    "md", "markdown", "txt", "rst", "adoc", "log", "csv", "tsv", "json", "jsonl", "ndjson", "yaml", "yml", "toml", "ini", "cfg", "conf", "env",
-    "xml", "html", "htm", "css", "scss", "rs", "py", "js", "mjs", "jsx", "ts", "tsx", "go", "java", "kt", "scala", "c", "h", "cc", "cpp", "hpp",
-    "cs", "rb", "php", "pl", "sh", "bash", "sql", "lua", "hs", "swift", "dart", "zig", "proto", "tf", "lock", "mk", "ipynb", "tex", "pdf", "docx",
+    "md", "markdown", "txt", "rst", "adoc", "log", "csv", "tsv", "json", "jsonl", "ndjson", "yaml", "yml", "toml", "ini", "cfg", "conf",
+    "env", "xml", "html", "htm", "css", "scss", "rs", "py", "js", "mjs", "jsx", "ts", "tsx", "go", "java", "kt", "scala", "c", "h", "cc",
+    "cpp", "hpp", "cs", "rb", "php", "pl", "sh", "bash", "sql", "lua", "hs", "swift", "dart", "zig", "proto", "tf", "lock", "mk", "ipynb",
+    "tex", "pdf", "docx",
 ];
 
 /// Files that are known without an extension.
-const NAMES: &[&str] = &["Makefile", "Dockerfile", "README", "LICENSE", "CHANGELOG", "NOTICE", "AUTHORS", "Justfile", "Gemfile", "Procfile"];
+const NAMES: &[&str] =
+    &["Makefile", "Dockerfile", "README", "LICENSE", "CHANGELOG", "NOTICE", "AUTHORS", "Justfile", "Gemfile", "Procfile"];
 
 /// After these words a path without an extension is meant as one; elsewhere it may be `and/or`.
 const BEFORE_A_PATH: &[&str] = &[
-    "read", "open", "file", "files", "path", "paths", "artifact", "artifacts", "document", "documents", "see", "summarize", "summarise", "analyze",
-    "analyse", "review", "inspect",
+    "read",
+    "open",
+    "file",
+    "files",
+    "path",
+    "paths",
+    "artifact",
+    "artifacts",
+    "document",
+    "documents",
+    "see",
+    "summarize",
+    "summarise",
+    "analyze",
+    "analyse",
+    "review",
+    "inspect",
 ];
 
 /// The artifacts that `task` names, in order, each once.
@@ -102,7 +119,9 @@ fn has_folder(text: &str) -> bool {
 /// What follows the last dot of the file name, if it looks like an extension and something stands before it.
 fn extension(path: &str) -> Option<&str> {
     let (stem, extension) = last(path).rsplit_once('.')?;
-    let good = (1..=8).contains(&extension.len()) && extension.chars().all(|c| c.is_ascii_alphanumeric()) && extension.chars().any(char::is_alphabetic);
+    let good = (1..=8).contains(&extension.len())
+        && extension.chars().all(|c| c.is_ascii_alphanumeric())
+        && extension.chars().any(char::is_alphabetic);
     let stem = stem.chars().any(char::is_alphanumeric);
     (good && stem).then_some(extension)
 }

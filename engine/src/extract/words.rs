@@ -3,15 +3,15 @@
 use std::collections::HashMap;
 
 /// Common English words, sorted. They say nothing about what a text is about.
-const STOP_WORDS: [&str; 118] = [
+const STOP_WORDS: &[&str] = &[
     "about", "above", "after", "again", "against", "all", "also", "and", "any", "are", "aren", "because", "been", "before", "being",
-    "below", "between", "both", "but", "can", "cannot", "could", "did", "does", "doing", "don", "down", "during", "each", "else",
-    "ever", "every", "few", "for", "from", "further", "had", "has", "have", "having", "her", "here", "hers", "him", "his", "how",
-    "however", "into", "isn", "its", "itself", "just", "let", "like", "may", "might", "more", "most", "much", "must", "never", "nor",
-    "not", "now", "off", "once", "one", "only", "onto", "other", "our", "out", "over", "own", "per", "same", "shall", "she", "should",
-    "since", "some", "such", "than", "that", "the", "their", "them", "then", "there", "these", "they", "this", "those", "through",
-    "thus", "too", "two", "under", "until", "upon", "use", "used", "very", "was", "were", "what", "when", "where", "which", "while",
-    "who", "whose", "why", "will", "with", "within", "without", "would", "you", "your",
+    "below", "between", "both", "but", "can", "cannot", "could", "did", "does", "doing", "don", "down", "during", "each", "else", "ever",
+    "every", "few", "for", "from", "further", "had", "has", "have", "having", "her", "here", "hers", "him", "his", "how", "however",
+    "into", "isn", "its", "itself", "just", "let", "like", "may", "might", "more", "most", "much", "must", "never", "nor", "not", "now",
+    "off", "once", "one", "only", "onto", "other", "our", "out", "over", "own", "per", "same", "shall", "she", "should", "since", "some",
+    "such", "than", "that", "the", "their", "them", "then", "there", "these", "they", "this", "those", "through", "thus", "too", "two",
+    "under", "until", "upon", "use", "used", "very", "was", "were", "what", "when", "where", "which", "while", "who", "whose", "why",
+    "will", "with", "within", "without", "would", "you", "your",
 ];
 
 /// The distinct content words of a text, sorted: lower case, singular, without stop words and numbers.
@@ -73,7 +73,10 @@ mod tests {
     fn sentences_with_mostly_the_same_words_are_alike() {
         let words = content_words;
         assert!(alike(&words("A worker claims an instance under a lease."), &words("Under a lease, a worker claims an instance!")));
-        assert!(alike(&words("a worker claims an instance under a lease"), &words("a worker claims each instance under its lease within ten seconds of time")));
+        assert!(alike(
+            &words("a worker claims an instance under a lease"),
+            &words("a worker claims each instance under its lease within ten seconds of time")
+        ));
         assert!(!alike(&words("A worker claims an instance."), &words("A reducer folds outputs.")));
         assert!(!alike(&words(""), &words("")));
         assert_eq!(normalized("It's—Done."), "itsdone");

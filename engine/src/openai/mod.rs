@@ -115,7 +115,8 @@ impl Engine for OpenAi {
     async fn complete(&self, request: ModelRequest) -> Result<ModelReply, ModelError> {
         let limit = self.timeout.map_or(request.timeout, |timeout| timeout.min(request.timeout));
         let answer = tokio::time::timeout(limit, self.call(&request)).await;
-        let answer = answer.unwrap_or_else(|_| Err(errors::timeout(format!("the provider did not answer within {} ms", limit.as_millis()))));
+        let answer =
+            answer.unwrap_or_else(|_| Err(errors::timeout(format!("the provider did not answer within {} ms", limit.as_millis()))));
         answer.map_err(|failed| self.redacted(failed))
     }
 
@@ -129,7 +130,8 @@ impl Engine for OpenAi {
 }
 
 fn bearer(key: &Secret) -> Result<HeaderValue, String> {
-    let mut value = HeaderValue::from_str(&format!("Bearer {}", key.expose())).map_err(|_| "the key does not fit into a header".to_owned())?;
+    let mut value =
+        HeaderValue::from_str(&format!("Bearer {}", key.expose())).map_err(|_| "the key does not fit into a header".to_owned())?;
     value.set_sensitive(true);
     Ok(value)
 }

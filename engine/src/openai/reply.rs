@@ -80,7 +80,8 @@ pub(super) fn read(body: &[u8], request: &ModelRequest) -> Result<ModelReply, Mo
         return Err(errors::bad_reply("the token limit cut the model's tool calls off; raise max_output_tokens"));
     }
     let before = calls_before(request);
-    let tool_calls = asked.into_iter().enumerate().map(|(index, call)| tool_call(before + index + 1, call)).collect::<Result<Vec<_>, _>>()?;
+    let tool_calls =
+        asked.into_iter().enumerate().map(|(index, call)| tool_call(before + index + 1, call)).collect::<Result<Vec<_>, _>>()?;
     if text.is_empty() && tool_calls.is_empty() && !cut_off {
         return Err(errors::bad_reply("the model answered with neither text nor tool calls"));
     }
@@ -111,9 +112,8 @@ fn tool_call(number: usize, call: Asked) -> Result<ToolCall, ModelError> {
     let arguments = match arguments {
         None | Some(Value::Null) => Value::Object(Map::new()),
         Some(Value::String(text)) if text.trim().is_empty() => Value::Object(Map::new()),
-        Some(Value::String(text)) => {
-            serde_json::from_str(&text).map_err(|_| errors::bad_reply(format!("the model's arguments for the tool `{name}` are not JSON")))?
-        }
+        Some(Value::String(text)) => serde_json::from_str(&text)
+            .map_err(|_| errors::bad_reply(format!("the model's arguments for the tool `{name}` are not JSON")))?,
         Some(value) => value,
     };
     if !arguments.is_object() {

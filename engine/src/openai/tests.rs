@@ -69,7 +69,12 @@ async fn the_whole_conversation_is_sent_with_tools_and_parameters() {
             request.messages.extend([
                 Message::Inputs { inputs: vec![input(1, "doc-1", json!("one"))] },
                 Message::Assistant { text: String::new(), tool_calls: vec![call] },
-                Message::Tool { call_id: "call_1".to_owned(), name: "artifact_read".to_owned(), content: json!({ "code": "not_found" }), is_error: true },
+                Message::Tool {
+                    call_id: "call_1".to_owned(),
+                    name: "artifact_read".to_owned(),
+                    content: json!({ "code": "not_found" }),
+                    is_error: true,
+                },
             ]);
         },
         Structured::JsonSchema,
@@ -195,7 +200,8 @@ async fn a_rate_limit_says_when_to_come_back() {
 #[tokio::test]
 async fn an_answer_without_the_right_form_is_a_bad_reply() {
     let ok = |body: &str| ResponseTemplate::new(200).set_body_raw(body.to_owned(), "application/json");
-    let call = |arguments: &str| completion(json!({ "tool_calls": [{ "function": { "name": "a", "arguments": arguments } }] }), "tool_calls");
+    let call =
+        |arguments: &str| completion(json!({ "tool_calls": [{ "function": { "name": "a", "arguments": arguments } }] }), "tool_calls");
     let cases = [
         ok("<html>"),
         ok("{}"),

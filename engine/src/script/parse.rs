@@ -94,9 +94,8 @@ impl Found {
     fn matches(&mut self, at: &str, value: &Value, rule: Option<&mut Rule>) {
         let Some(map) = self.map(at, value) else { return };
         self.unknown_fields(at, map, &["agent", "name", "task", "step", "attempt"]);
-        let text = |found: &mut Self, field: &str| {
-            map.get(field).and_then(|value| found.text(&format!("{at}/{field}"), value)).map(str::to_owned)
-        };
+        let text =
+            |found: &mut Self, field: &str| map.get(field).and_then(|value| found.text(&format!("{at}/{field}"), value)).map(str::to_owned);
         let (agent, name, task) = (text(self, "agent"), text(self, "name"), text(self, "task"));
         let (step, attempt) = (self.range(at, map, "step"), self.range(at, map, "attempt"));
         if let Some(rule) = rule {
@@ -135,7 +134,8 @@ impl Found {
     }
 
     fn content(&mut self, at: &str, map: &Map<String, Value>) -> Option<Content> {
-        let given: Vec<&str> = ["text", "json", "plan", "tool_calls", "error"].into_iter().filter(|field| map.contains_key(*field)).collect();
+        let given: Vec<&str> =
+            ["text", "json", "plan", "tool_calls", "error"].into_iter().filter(|field| map.contains_key(*field)).collect();
         let field = |name: &str| (format!("{at}/{name}"), map.get(name).unwrap_or(&Value::Null));
         match given.as_slice() {
             ["text"] => self.template(&field("text")).map(Content::Text),

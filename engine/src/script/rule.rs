@@ -81,10 +81,7 @@ pub(super) enum Content {
     /// A text, or JSON as text.
     Text(Template),
     /// Tool calls, and a text beside them.
-    Tools {
-        text: Template,
-        calls: Vec<Call>,
-    },
+    Tools { text: Template, calls: Vec<Call> },
     /// No answer.
     Error(ModelError),
 }

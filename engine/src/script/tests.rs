@@ -55,13 +55,16 @@ async fn json_is_filled_in_and_stays_json() {
 
 #[tokio::test]
 async fn tool_calls_have_ids_that_are_unique_in_the_conversation() {
-    let engine = engine(r#"[{ answer: { text: "I read", tool_calls: [{ name: artifact_read, arguments: { path: "{{name}}.md" } }, { name: clock }] } }]"#);
+    let engine = engine(
+        r#"[{ answer: { text: "I read", tool_calls: [{ name: artifact_read, arguments: { path: "{{name}}.md" } }, { name: clock }] } }]"#,
+    );
     let first = ask(&engine, |_| {}).await.unwrap();
     assert_eq!((first.finish, first.text.as_str()), (Finish::ToolCalls, "I read"));
     let shown: Vec<_> = first.tool_calls.iter().map(|call| (call.id.as_str(), call.name.as_str(), call.arguments.clone())).collect();
     assert_eq!(shown, [("call_1", "artifact_read", json!({ "path": "doc-1.md" })), ("call_2", "clock", json!({}))]);
     let calls = first.tool_calls.clone();
-    let second = ask(&engine, |request| request.messages.push(Message::Assistant { text: String::new(), tool_calls: calls })).await.unwrap();
+    let second =
+        ask(&engine, |request| request.messages.push(Message::Assistant { text: String::new(), tool_calls: calls })).await.unwrap();
     assert_eq!(second.tool_calls[0].id, "call_3");
 }
 
@@ -116,15 +119,27 @@ fn every_fault_of_a_script_is_reported_with_its_place() {
     let mut found: Vec<&str> = faults.0.iter().map(|fault| fault.pointer.as_str()).collect();
     found.sort_unstable();
     let mut expected = [
-        "/0/match/agent", "/0/match/step", "/0/match/colour", "/0/answer/text", "/0/answer/text", "/0/answer/delay_ms",
-        "/1/match", "/1/answer",
-        "/2/answer/tool_calls/0", "/2/answer/tool_calls/0/arguments", "/2/answer/continue",
-        "/3/answer/error/code", "/3/answer/error/retry_after_ms",
-        "/4", "/4/continue", "/4/text",
+        "/0/match/agent",
+        "/0/match/step",
+        "/0/match/colour",
+        "/0/answer/text",
+        "/0/answer/text",
+        "/0/answer/delay_ms",
+        "/1/match",
+        "/1/answer",
+        "/2/answer/tool_calls/0",
+        "/2/answer/tool_calls/0/arguments",
+        "/2/answer/continue",
+        "/3/answer/error/code",
+        "/3/answer/error/retry_after_ms",
+        "/4",
+        "/4/continue",
+        "/4/text",
         "/5/answer",
         "/6",
         "/7/answer/continue",
-        "/8/answer/text", "/8/answer/usage/input_tokens",
+        "/8/answer/text",
+        "/8/answer/usage/input_tokens",
     ];
     expected.sort_unstable();
     assert_eq!(found, expected, "{faults}");

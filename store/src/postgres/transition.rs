@@ -45,7 +45,7 @@ impl Locked {
         self.run_cancelled || self.run_ended
     }
 
-    const fn fences(&self, write: &Write) -> bool {
+    fn fences(&self, write: &Write) -> bool {
         let follows = match write.entries.first() {
             Some(entry) => self.last_seq + 1 == entry.seq,
             None => true,
