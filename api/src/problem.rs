@@ -152,6 +152,19 @@ impl ApiError {
         }
     }
 
+    /// What a failed reading of a page is to its client: the only data in it is the cursor.
+    pub(crate) fn of_page(error: StoreError) -> Self {
+        match error {
+            StoreError::Refused(_) => Self::new(Code::BadQuery, "`after` is not a cursor of this listing: give `next` of the page before"),
+            other @ (StoreError::Unavailable(_)
+            | StoreError::NotFound(_)
+            | StoreError::Conflict(_)
+            | StoreError::KeyReused(_)
+            | StoreError::Schema(_)
+            | StoreError::Corrupt(_)) => other.into(),
+        }
+    }
+
     /// The body of the answer.
     pub(crate) fn problem(self) -> Problem {
         Problem {
@@ -182,7 +195,14 @@ impl From<StoreError> for ApiError {
             StoreError::Corrupt(reason) => Self::internal(&reason),
             StoreError::NotFound(what) => Self::new(Code::NotFound, format!("there is no {what}")),
             StoreError::Conflict(why) => Self::new(Code::Conflict, why),
-            StoreError::Refused(why) => Self::new(Code::DataRefused, why),
+            // The reason may be the database's own words: they stay in the log.
+            StoreError::Refused(reason) => {
+                tracing::warn!(%reason, "the database refused the data");
+                Self::new(
+                    Code::DataRefused,
+                    "It would be refused every time: it holds NUL, or something beyond a bound. The log has the reason under the id in X-Request-Id.",
+                )
+            }
             StoreError::KeyReused(key) => {
                 Self::new(Code::IdempotencyKeyReused, format!("the key `{key}` was used before with another request; use a new key"))
             }
@@ -232,6 +252,13 @@ mod tests {
             let wanted = format!("## {}\n\n{} · {}", code.as_str(), code.status().as_u16(), code.title());
             assert!(page.contains(&wanted), "docs/errors.md should have:\n{wanted}");
         }
+    }
+
+    #[test]
+    fn the_words_of_the_database_about_refused_data_stay_inside() {
+        let problem = ApiError::from(StoreError::Refused("CHECK constraint failed: agent_instances".into())).problem();
+        assert_eq!((problem.status, problem.code.as_str()), (422, "data_refused"));
+        assert!(!problem.detail.contains("agent_instances"), "{problem:?}");
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::{
     responses((status = 200, description = "A page", body = Listing<RunView>), Problems)
 )]
 pub(crate) async fn list(State(state): State<ApiState>, Params(params): Params<PageParams>) -> Result<Json<Listing<RunView>>, ApiError> {
-    Ok(Json(state.store.runs(state.team(), &params.page()?).await?))
+    Ok(Json(state.store.runs(state.team(), &params.page()?).await.map_err(ApiError::of_page)?))
 }
 
 /// Shows a run.
@@ -50,7 +50,7 @@ pub(crate) async fn instances(
     Params(params): Params<PageParams>,
 ) -> Result<Json<Listing<InstanceView>>, ApiError> {
     let page = params.page()?;
-    let listing = state.store.instances(state.team(), id, &page).await?;
+    let listing = state.store.instances(state.team(), id, &page).await.map_err(ApiError::of_page)?;
     if listing.items.is_empty() {
         // An empty page of a run that exists, or 404.
         state.store.run(state.team(), id).await?;

@@ -1,10 +1,7 @@
 //! A whole fleet in this process: API, housekeeping and worker over a SQLite file and an in-process queue. The same
 //! code as the servers, with other adapters; crash-safe too.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::path::{Path, PathBuf};
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -85,7 +82,8 @@ impl Embedded {
 }
 
 async fn worker(backbone: Backbone, config: Config, stop: CancellationToken) {
-    let drained = serve::run_worker(&Arc::new(backbone), &config, stop).await;
+    let drained = serve::run_worker(&backbone, &config, stop).await;
+    backbone.journal.close().await;
     serve::say_drained(drained);
 }
 

@@ -62,7 +62,7 @@ pub(crate) fn show<T: Serialize>(format: Format, document: &T, table: impl FnOnc
 /// A table without lines, as wide as it needs to be.
 pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
-    table.load_preset(NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(header.iter().copied());
+    table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(header.iter().copied());
     rows.into_iter().for_each(|row| {
         table.add_row(row);
     });

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use muster_shared::{
     CORE_REV,
     ids::{Incarnation, InstanceId},
-    store::{Claimed, Store, StoreError, StoredEvent},
+    store::{Claimed, Lease, Store, StoreError, StoredEvent},
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -14,8 +14,13 @@ const BATCH: usize = 256;
 /// Claims in flight at once.
 const IN_FLIGHT: usize = 2;
 
-/// A claimed instance with its log.
-pub(crate) type Owned = (Claimed, Vec<StoredEvent>);
+/// A claimed instance with its log, or why the log cannot be read.
+pub(crate) struct Owned {
+    /// The instance.
+    pub(crate) claimed: Claimed,
+    /// Its log.
+    pub(crate) log: Result<Vec<StoredEvent>, StoreError>,
+}
 
 type Request = (InstanceId, oneshot::Sender<Option<Owned>>);
 
@@ -59,7 +64,7 @@ async fn run(store: Arc<dyn Store>, worker: Incarnation, requests: Arc<tokio::sy
         };
         metrics::histogram!("muster_claim_batch_rows").record(ids.len() as f64);
         for (id, answer) in batch {
-            let found = owned.iter().position(|(claimed, _)| claimed.lease.instance == id).map(|at| owned.swap_remove(at));
+            let found = owned.iter().position(|one| one.claimed.lease.instance == id).map(|at| owned.swap_remove(at));
             // A handler that is gone no longer wants it; reconciliation gives it back.
             let _ = answer.send(found);
         }
@@ -70,10 +75,36 @@ async fn run(store: Arc<dyn Store>, worker: Incarnation, requests: Arc<tokio::sy
 async fn claim(store: &dyn Store, worker: Incarnation, ids: &[InstanceId]) -> Result<Vec<Owned>, StoreError> {
     let claimed = store.claim(worker, CORE_REV, ids).await?;
     let with_log: Vec<&Claimed> = claimed.iter().filter(|claimed| claimed.last_seq > 0).collect();
-    let mut logs = if with_log.is_empty() { Vec::new() } else { store.logs(&with_log).await? }.into_iter();
+    let logs = if with_log.is_empty() { Ok(Vec::new()) } else { store.logs(&with_log).await };
+    let mut logs = match logs {
+        Ok(logs) => logs.into_iter().map(Ok).collect(),
+        Err(StoreError::Unavailable(why)) => {
+            give_back(store, &claimed).await;
+            return Err(StoreError::Unavailable(why));
+        }
+        // One log that cannot be read must not stand in the way of the others.
+        Err(_) => one_by_one(store, &with_log).await,
+    }
+    .into_iter();
     let owned = claimed.into_iter().map(|claimed| {
-        let log = if claimed.last_seq > 0 { logs.next().unwrap_or_default() } else { Vec::new() };
-        (claimed, log)
+        let log = if claimed.last_seq > 0 { logs.next().unwrap_or_else(|| Ok(Vec::new())) } else { Ok(Vec::new()) };
+        Owned { claimed, log }
     });
     Ok(owned.collect())
+}
+
+async fn one_by_one(store: &dyn Store, of: &[&Claimed]) -> Vec<Result<Vec<StoredEvent>, StoreError>> {
+    let mut logs = Vec::with_capacity(of.len());
+    for one in of {
+        logs.push(store.logs(&[*one]).await.map(|mut log| log.pop().unwrap_or_default()));
+    }
+    logs
+}
+
+/// What was claimed and cannot be driven now. If this fails too, reconciliation does it.
+async fn give_back(store: &dyn Store, claimed: &[Claimed]) {
+    let leases: Vec<Lease> = claimed.iter().map(|claimed| claimed.lease).collect();
+    if let Err(error) = store.give_back(&leases).await {
+        tracing::warn!(%error, count = leases.len(), "claimed, but the logs cannot be read now, and not given back; reconciliation does it");
+    }
 }

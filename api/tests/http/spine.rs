@@ -172,4 +172,7 @@ async fn listings_are_read_page_by_page() {
     assert_eq!((&instances["items"][0]["task"], &instances["items"][1]["ordinal"]), (&json!("c"), &json!(1)), "{instances}");
     let rest = format!("/v1/runs/{}/instances?after={}", read[0].as_str().unwrap(), instances["next"].as_str().unwrap());
     assert_eq!(app.get(&rest).await.json()["items"][0]["name"], "n");
+    for (listing, cursor) in [("/v1/runs", "nonsense"), (&*format!("/v1/runs/{}/instances", read[0].as_str().unwrap()), "run_1")] {
+        app.get(&format!("{listing}?after={cursor}")).await.problem(400, "bad_query");
+    }
 }

@@ -12,12 +12,12 @@ use muster_shared::{
     engine::Engine,
     ids::TeamId,
     queue::{Intake, ReadyQueue},
-    store::{Journal, Store},
+    store::Store,
     template,
     time::{SystemClock, SystemRandom},
     tool::Toolbox,
 };
-use muster_store::GroupCommit;
+use muster_store::{GroupCommit, GroupCommitOptions};
 use muster_tools::{ArtifactRoots, Registry};
 use tokio_util::sync::CancellationToken;
 
@@ -35,7 +35,7 @@ pub(crate) struct Backbone {
     /// The truth.
     pub(crate) store: Arc<dyn Store>,
     /// Its front for steps, which commits them together.
-    pub(crate) journal: Arc<dyn Journal>,
+    pub(crate) journal: Arc<GroupCommit>,
     /// The hint, on the side of dispatch.
     pub(crate) queue: Arc<dyn ReadyQueue>,
     /// The hint, on the side of workers.
@@ -111,8 +111,8 @@ fn engine(config: &Config) -> Result<Arc<Router>, Failure> {
     Router::from_config(&config.engine).map(Arc::new).map_err(|faults| Failure::faulty("the configuration of the models", faults))
 }
 
-fn journal(store: &Arc<dyn Store>) -> Arc<dyn Journal> {
-    Arc::new(GroupCommit::new(store.clone()))
+fn journal(store: &Arc<dyn Store>) -> Arc<GroupCommit> {
+    Arc::new(GroupCommit::new(store.clone(), GroupCommitOptions::default()))
 }
 
 /// The tools. Files can be read where a folder for it is configured; an embedded fleet reads the working directory.
@@ -135,6 +135,6 @@ fn tools(config: &Config, data: Option<&Path>, store: &Arc<dyn Store>) -> Result
 
 async fn connect_queue(url: &Address, prefix: &str, stop: &CancellationToken) -> Result<Option<RedisQueue>, Failure> {
     let queue = RedisQueue::connect(url.expose(), prefix).map_err(|error| Failure::usage(format!("redis_url or redis_prefix is not valid: {error}")))?;
-    let asked = wait::until_there(&format!("Redis at {url}"), stop, || async { queue.depth().await.map_err(|error| wait::Pause::Again(error.to_string())) });
-    Ok(asked.await?.map(|_| queue.clone()))
+    let ask = || async { queue.depth().await.map_err(|error| wait::Pause::Again(error.to_string())) };
+    Ok(wait::until_there(&format!("Redis at {url}"), stop, ask).await?.map(|_| queue.clone()))
 }

@@ -1,7 +1,6 @@
 //! The servers: `dev`, `api`, `worker`, `migrate`. Here the implementations meet the traits.
 
 pub(crate) mod backbone;
-mod ops;
 pub(crate) mod signals;
 pub(crate) mod wait;
 
@@ -13,7 +12,7 @@ use std::{
 };
 
 use metrics_exporter_prometheus::PrometheusHandle;
-use muster_api::{ApiLimits, ApiState, MetricsRender};
+use muster_api::{ApiLimits, ApiState, HealthState, MetricsRender};
 use muster_control::{Control, ControlSettings};
 use muster_shared::{
     gate::Gate,
@@ -101,17 +100,19 @@ pub(crate) async fn worker(context: &Context) -> Result<(), Failure> {
     let Some(backbone) = Backbone::fleet(&context.config, &stop).await? else { return Ok(()) };
     context.keep_metrics_small(&stop);
     let control = tokio::spawn(control(&backbone, &context.config).run(stop.clone()));
-    let over = CancellationToken::new();
-    let ops = listener.map(|(listener, address)| {
+    let health = listener.map(|(listener, address)| {
         output::say(format!("listening on http://{address}"));
-        tokio::spawn(ops::serve(listener, ops::OpsState::new(backbone.store.clone(), context.render.clone(), stop.clone()), over.clone()))
+        let router = muster_api::health_router(HealthState { store: backbone.store.clone(), metrics: context.render.clone() });
+        // It ends when the drain begins: a worker that drains is not ready.
+        tokio::spawn(muster_api::serve_router(listener, router, ApiLimits::default().shutdown_grace, stop.clone()))
     });
     let drained = run_worker(&backbone, &context.config, stop.clone()).await;
-    over.cancel();
+    stop.cancel();
     joined(control.await, "housekeeping");
-    if let Some(ops) = ops {
-        joined(ops.await, "the operations listener");
+    if let Some(health) = health {
+        joined(health.await, "health and metrics");
     }
+    backbone.journal.close().await;
     say_drained(drained);
     Ok(())
 }
@@ -120,8 +121,8 @@ pub(crate) async fn worker(context: &Context) -> Result<(), Failure> {
 pub(crate) async fn migrate(context: &Context) -> Result<(), Failure> {
     let stop = signals::watch();
     let url = context.config.database_url.as_ref().ok_or_else(backbone::no_database)?;
-    let done = wait::until_there(&format!("the database at {url}"), &stop, || async { muster_store::migrate(url.expose()).await.map_err(wait::store) });
-    if done.await?.is_some() {
+    let migrate = || async { muster_store::migrate(url.expose()).await.map_err(wait::store) };
+    if wait::until_there(&format!("the database at {url}"), &stop, migrate).await?.is_some() {
         output::say(format!("the database at {url} has the schema of muster {}", env!("CARGO_PKG_VERSION")));
     }
     Ok(())
@@ -153,6 +154,7 @@ pub(crate) fn api_state(backbone: &Backbone, context: &Context) -> ApiState {
         random: Arc::new(SystemRandom),
         metrics: context.render.clone(),
         trace_context: telemetry::trace_context,
+        set_parent: telemetry::set_parent,
         limits: ApiLimits::default(),
     }
 }
@@ -181,7 +183,7 @@ pub(crate) async fn run_worker(backbone: &Backbone, config: &Config, stop: Cance
 
 /// For people: host and process.
 fn worker_name() -> String {
-    let host = std::env::var("HOSTNAME").ok().or_else(|| std::fs::read_to_string("/proc/sys/kernel/hostname").ok());
+    let host = std::env::var("HOSTNAME").or_else(|_| std::fs::read_to_string("/proc/sys/kernel/hostname")).ok();
     format!("{}/{}", host.as_deref().map_or("localhost", str::trim), std::process::id())
 }
 

@@ -43,7 +43,7 @@ pub enum Action {
 pub struct ModelCall {
     /// Which model of the policy's chain.
     pub model: String,
-    /// The last turn that the steps allow: no tools are offered.
+    /// The steps left do not allow for another tool call and its answer: no tools are offered.
     pub last: bool,
     /// Attempts at this call that have failed.
     pub attempt: u32,
@@ -76,7 +76,8 @@ impl Agent {
         }
         Action::Model(ModelCall {
             model: policy.models.get(self.failing.model).or(policy.models.first()).cloned().unwrap_or_default(),
-            last: policy.mode == Mode::Single || self.step + 1 >= policy.max_steps,
+            // A tool call is of use only if its result can still be answered: turn, call, answer.
+            last: policy.mode == Mode::Single || self.step + 3 > policy.max_steps,
             attempt: self.failing.attempts,
             not_before,
         })

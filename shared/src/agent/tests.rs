@@ -150,6 +150,15 @@ fn the_last_step_offers_no_tools_and_a_call_beyond_it_fails_with_the_limit() {
 }
 
 #[test]
+fn tools_are_offered_only_while_a_call_and_its_answer_fit() {
+    let mut life = Life::new(policy(Mode::MultiStep, 4));
+    for last in [false, false, true, true] {
+        assert_eq!(life.model_call().last, last, "after {} steps", life.agent.step());
+        life.take(says("more", Finish::Continue)).unwrap();
+    }
+}
+
+#[test]
 fn a_model_that_wants_to_go_on_goes_on_until_the_last_step() {
     let mut life = Life::new(policy(Mode::MultiStep, 3));
     for _ in 0..2 {
