@@ -7,7 +7,7 @@ use muster_shared::{
     queue::ReadyQueue,
     store::{GrantWindow, Store, StoreError},
 };
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::{Judge, dispatch};
@@ -73,45 +73,45 @@ impl Control {
             holder: self.holder,
             settings: self.settings,
         };
-        tokio::join!(dispatcher.run(shutdown.clone()), self.keep_house(shutdown));
+        tokio::join!(dispatcher.run(shutdown.clone()), shutdown.run_until_cancelled(self.keep_house()));
     }
 
-    async fn keep_house(&self, shutdown: CancellationToken) {
-        let start = Instant::now();
+    async fn keep_house(&self) {
         let mut judge = Judge::new(self.settings.lease_ttl);
         let mut ticks = interval(self.settings.tick);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                _ = ticks.tick() => {}
-            }
-            match self.tick(&judge, start.elapsed()).await {
-                Ok(()) => judge.contact(start.elapsed()),
-                Err(error) => {
-                    judge.outage();
-                    tracing::warn!(%error, "housekeeping cannot reach the store; it tries again");
-                }
+            ticks.tick().await;
+            if let Err(error) = self.tick(&mut judge).await {
+                judge.outage();
+                tracing::warn!(%error, "housekeeping cannot reach the store; it tries again");
             }
         }
     }
 
     /// One round. Every part is level-triggered: what it does not finish, or another process does, is no loss.
-    async fn tick(&self, judge: &Judge, now: Duration) -> Result<(), StoreError> {
+    /// What one part finds unreadable must not stop the others; only an unavailable store ends the round.
+    async fn tick(&self, judge: &mut Judge) -> Result<(), StoreError> {
+        let now = Duration::from_micros(u64::try_from(self.store.now().await?.micros()).unwrap_or(0));
+        judge.contact(now);
         if judge.may_judge(now) {
-            for worker in self.store.bury(self.settings.lease_ttl).await? {
-                tracing::warn!(%worker, "worker declared dead: its heartbeat is older than the lease TTL");
-                metrics::counter!("muster_workers_buried_total").increment(1);
-            }
+            part("bury", self.bury().await)?;
         }
-        let mut due = 0;
-        due += self.sweep().await?;
-        due += self.drain(|batch| self.store.wake_due(batch)).await?;
-        self.cascade().await?;
-        self.push_again().await?;
-        if due > 0 {
+        let swept = part("sweep", self.sweep().await)?;
+        let woken = part("wake_due", self.drain(|batch| self.store.wake_due(batch)).await)?;
+        part("cascade", self.cascade().await)?;
+        part("push_again", self.push_again().await)?;
+        if swept > 0 || woken > 0 {
             // A lost nudge only delays the dispatcher until its next poll.
             let _ = self.queue.nudge().await;
+        }
+        Ok(())
+    }
+
+    async fn bury(&self) -> Result<(), StoreError> {
+        for worker in self.store.bury(self.settings.lease_ttl).await? {
+            tracing::warn!(%worker, "worker declared dead: its heartbeat is older than the lease TTL");
+            metrics::counter!("muster_workers_buried_total").increment(1);
         }
         Ok(())
     }
@@ -158,5 +158,17 @@ impl Control {
         metrics::counter!("muster_grants_pushed_again_total").increment(stale.len() as u64);
         dispatch::push(&*self.queue, &stale).await;
         Ok(())
+    }
+}
+
+/// The outcome of one part of a round: the other parts go on unless the store is away.
+fn part<T: Default>(name: &'static str, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
+    match outcome {
+        Ok(done) => Ok(done),
+        Err(StoreError::Unavailable(why)) => Err(StoreError::Unavailable(why)),
+        Err(error) => {
+            tracing::error!(part = name, %error, "a part of housekeeping failed");
+            Ok(T::default())
+        }
     }
 }

@@ -17,10 +17,11 @@ impl Judge {
         Self { ttl, since: None, last: Duration::ZERO }
     }
 
-    /// The database answered at `now` (on any monotonic clock). A gap of half a TTL without an answer counts as
-    /// an outage: this process may have been stopped, or the database may have been.
+    /// The database answered, and its clock said `now`: the clock by which heartbeats grow old. A gap of half a
+    /// TTL without an answer counts as an outage (this process may have been stopped, or the database, or the
+    /// whole machine suspended), and so does a clock that is set back or far ahead.
     pub fn contact(&mut self, now: Duration) {
-        let interrupted = self.since.is_none() || now.saturating_sub(self.last) > self.ttl / 2;
+        let interrupted = self.since.is_none() || now < self.last || now.saturating_sub(self.last) > self.ttl / 2;
         if interrupted {
             self.since = Some(now);
         }
@@ -77,5 +78,15 @@ mod tests {
         assert!(!judge.may_judge(at(30)), "it has not heard from the database for 10 s");
         judge.contact(at(30));
         assert!(!judge.may_judge(at(30)));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_starts_the_wait_anew() {
+        let mut judge = Judge::new(TTL);
+        (100..=120).for_each(|second| judge.contact(at(second)));
+        judge.contact(at(50));
+        assert!(!judge.may_judge(at(50)));
+        (51..=60).for_each(|second| judge.contact(at(second)));
+        assert!(judge.may_judge(at(60)), "and does not wait until the old time has come again");
     }
 }

@@ -105,7 +105,10 @@ impl Spawner {
     /// Cancels a run: the flag is durable when this returns; what nobody holds has ended, or soon will.
     pub async fn cancel_run(&self, run: RunId, why: &str) -> Result<(), StoreError> {
         self.store.cancel_run(run, why).await?;
-        self.store.cascade(CASCADE_AT_ONCE).await?;
+        if let Err(error) = self.store.cascade(CASCADE_AT_ONCE).await {
+            // It is cancelled all the same: the control loop does the rest.
+            tracing::warn!(%run, %error, "cancelled, but nothing of it could be ended yet");
+        }
         Ok(())
     }
 

@@ -5,6 +5,8 @@
 //! crate keeps it. It never decides what an agent does next, and never touches the queue.
 
 mod arrivals;
+#[cfg(feature = "testing")]
+pub mod conformance;
 mod group_commit;
 pub mod postgres;
 mod rows;

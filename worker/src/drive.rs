@@ -7,7 +7,9 @@ use muster_shared::{
     agent::{Action, Agent, Briefing},
     error::{AgentError, ErrorClass},
     event::{Entry, Event, Retry, WaitFor},
-    store::{Claimed, StoredEvent, Then, Write, WriteError},
+    fsm::State,
+    queue::Ready,
+    store::{Claimed, StoreError, StoredEvent, Then, Write},
     time::Timestamp,
 };
 use tokio::time::Instant;
@@ -15,12 +17,18 @@ use tokio::time::Instant;
 use crate::{
     Parts,
     briefing::{BriefingError, Library, Prepared},
+    claimer::Owned,
     held::Signals,
-    lease::LeaseClock,
+    lease::{LeaseClock, boot_clock},
     step::Scene,
+    write::{cancelled, end_of},
 };
+
 /// A longer wait for a retry gives the slot back.
 const KEEPS_SLOT: Duration = Duration::from_secs(2);
+/// Between two attempts at reading what a claimed instance needs, doubled from the first to the last.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LAST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Why a drive came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,60 +66,106 @@ pub(crate) struct Driver {
 }
 
 /// One instance being driven.
-struct Drive<'a> {
-    driver: &'a Driver,
-    claimed: &'a Claimed,
-    prepared: Arc<Prepared>,
+pub(crate) struct Drive<'a> {
+    pub(crate) driver: &'a Driver,
+    pub(crate) claimed: &'a Claimed,
+    pub(crate) prepared: Arc<Prepared>,
     briefing: Briefing,
-    agent: Agent,
-    signals: &'a Signals,
+    pub(crate) agent: Agent,
+    pub(crate) signals: &'a Signals,
     deadline: Instant,
-    cancel: bool,
+    /// The store has found this moment to be past.
+    waited_until: Option<Timestamp>,
+    pub(crate) cancel: bool,
+    /// A step was refused: if its replacement is refused too, there is no third.
+    pub(crate) refused: bool,
 }
 
 /// What to do after a step.
-enum Next {
+pub(crate) enum Next {
     Go,
     Leave(Left),
 }
 
 impl Driver {
     /// Drives a claimed instance as far as it goes.
-    pub(crate) async fn drive(&self, claimed: &Claimed, log: &[StoredEvent], signals: &Signals) -> Left {
-        match self.prepare(claimed, log, signals).await {
-            Ok(mut drive) => drive.run().await,
-            Err(BriefingError::Later(error)) => {
-                tracing::warn!(instance = %claimed.lease.instance, %error, "claimed, but its policy or context cannot be read now");
-                Left::Lost
+    pub(crate) async fn drive(&self, owned: Owned, signals: &Signals) -> Left {
+        let (claimed_at, mut pause) = (Instant::now(), FIRST_PAUSE);
+        let Owned { claimed, log } = owned;
+        let log = match log {
+            Ok(log) => log,
+            Err(StoreError::Unavailable(_)) => return self.give_back(&claimed).await,
+            Err(unreadable) => return self.fail_unread(&claimed, &[], unreadable_log(&unreadable)).await,
+        };
+        loop {
+            match self.prepare(&claimed, &log, signals, claimed_at).await {
+                Ok(mut drive) => return drive.run().await,
+                Err(BriefingError::Never(error)) => return self.fail_unread(&claimed, &log, error).await,
+                Err(BriefingError::Later(error)) => {
+                    tracing::warn!(instance = %claimed.lease.instance, %error, "claimed, but its policy or context cannot be read yet");
+                }
             }
-            Err(BriefingError::Never(error)) => {
-                tracing::error!(instance = %claimed.lease.instance, %error, "cannot be driven; it fails");
-                self.fail_unread(claimed, error).await
+            tokio::select! {
+                biased;
+                () = signals.abandon.cancelled() => return Left::Lost,
+                () = signals.drain.cancelled() => return self.give_back(&claimed).await,
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(LAST_PAUSE),
             }
         }
     }
 
-    async fn prepare<'a>(&'a self, claimed: &'a Claimed, log: &[StoredEvent], signals: &'a Signals) -> Result<Drive<'a>, BriefingError> {
+    async fn prepare<'a>(
+        &'a self,
+        claimed: &'a Claimed,
+        log: &[StoredEvent],
+        signals: &'a Signals,
+        claimed_at: Instant,
+    ) -> Result<Drive<'a>, BriefingError> {
         let store = &*self.parts.store;
         let prepared = self.library.policy(store, claimed.policy).await?;
         let briefing = self.library.briefing(store, claimed).await?;
         let agent = fold(&prepared, log).map_err(BriefingError::Never)?;
         let elapsed = Duration::from_micros(u64::try_from(claimed.elapsed_micros).unwrap_or(0));
         let left = Duration::from_millis(prepared.policy.limits.agent_timeout_ms).saturating_sub(elapsed);
-        Ok(Drive { driver: self, claimed, prepared, briefing, agent, signals, deadline: Instant::now() + left, cancel: false })
+        Ok(Drive {
+            driver: self,
+            claimed,
+            prepared,
+            briefing,
+            agent,
+            signals,
+            deadline: claimed_at + left,
+            waited_until: log.last().and_then(waited_until),
+            cancel: false,
+            refused: false,
+        })
+    }
+
+    /// Lets go of an instance that was never driven.
+    async fn give_back(&self, claimed: &Claimed) -> Left {
+        match self.parts.store.give_back(&[claimed.lease]).await {
+            Ok(_) => Left::Released,
+            Err(error) => {
+                tracing::warn!(instance = %claimed.lease.instance, %error, "not given back; reconciliation or the sweeper does it");
+                Left::Lost
+            }
+        }
     }
 
     /// Ends an instance whose policy or log cannot be read: its log gets the failure and nothing else.
-    async fn fail_unread(&self, claimed: &Claimed, error: AgentError) -> Left {
+    async fn fail_unread(&self, claimed: &Claimed, log: &[StoredEvent], error: AgentError) -> Left {
+        tracing::error!(instance = %claimed.lease.instance, %error, "cannot be driven; it fails");
         let event = Event::Failed(error.clone());
-        let entry = Entry::following(claimed.lease.instance, (claimed.last_seq, claimed.last_hash), claimed.lease.epoch, &event, self.parts.clock.now());
+        let tail = (claimed.last_seq, claimed.last_hash);
+        let entry = Entry::following(claimed.lease.instance, tail, claimed.lease.epoch, &event, self.parts.clock.now());
+        let steps = log.iter().filter(|stored| stored.kind.is_step()).count();
         let write = Write {
             lease: claimed.lease,
             group: claimed.group.clone(),
             place: claimed.place,
             entries: vec![entry],
-            state: muster_shared::fsm::State::Failed,
-            step: 0,
+            state: State::Failed,
+            step: i32::try_from(steps).unwrap_or(i32::MAX),
             steps_added: 0,
             usage_added: Default::default(),
             then: Then::Fail { error },
@@ -126,7 +180,7 @@ impl Driver {
     }
 
     /// Makes known what a write made runnable; a lost message is pushed again by age.
-    async fn push(&self, ready: &[muster_shared::queue::Ready]) {
+    pub(crate) async fn push(&self, ready: &[Ready]) {
         if !ready.is_empty()
             && let Err(error) = self.parts.queue.push(ready).await
         {
@@ -135,8 +189,31 @@ impl Driver {
     }
 }
 
+fn unreadable_log(why: &StoreError) -> AgentError {
+    AgentError::new(ErrorClass::Internal, "unreadable", format!("its log cannot be read: {why}"))
+}
+
+/// Until when the instance waited, if that is the last thing that it did: whoever is claimed after it is due by
+/// the store's clock, and must not wait again by another.
+fn waited_until(last: &StoredEvent) -> Option<Timestamp> {
+    match last.event() {
+        Ok(Event::Waiting(WaitFor::Timer { until })) => Some(until),
+        Ok(
+            Event::Waiting(WaitFor::Children)
+            | Event::Model(_)
+            | Event::Tool(_)
+            | Event::Retry(_)
+            | Event::Completed(_)
+            | Event::Failed(_)
+            | Event::TimedOut(_)
+            | Event::Cancelled(_),
+        )
+        | Err(_) => None,
+    }
+}
+
 /// The agent that a log makes.
-pub(crate) fn fold(prepared: &Prepared, log: &[StoredEvent]) -> Result<Agent, AgentError> {
+fn fold(prepared: &Prepared, log: &[StoredEvent]) -> Result<Agent, AgentError> {
     let unreadable = |why: String| AgentError::new(ErrorClass::Internal, "unreadable", format!("its log cannot be folded: {why}"));
     let mut agent = Agent::default();
     for stored in log {
@@ -200,19 +277,20 @@ impl Drive<'_> {
     /// Waits for a retry's moment and for a lease that is believed in. Answers what to do instead of the
     /// effect, if anything came between.
     async fn ready_for_effect(&mut self, not_before: Option<Timestamp>) -> Option<Next> {
-        let wait = not_before.map_or(Duration::ZERO, |at| at.since(self.driver.parts.clock.now()));
+        let now = self.driver.parts.clock.now();
+        let not_before = not_before.filter(|at| self.waited_until.is_none_or(|until| until < *at));
+        let wait = not_before.map_or(Duration::ZERO, |at| at.since(now)).min(self.deadline.saturating_duration_since(Instant::now()));
         if wait > KEEPS_SLOT {
-            let until = self.driver.parts.clock.now().plus(wait);
-            return Some(self.wait_for(WaitFor::Timer { until }).await);
+            return Some(self.wait_for(WaitFor::Timer { until: now.plus(wait) }).await);
         }
-        if wait.is_zero() && self.driver.lease.is_live(crate::lease::boot_clock()) {
+        if wait.is_zero() && self.driver.lease.is_live(boot_clock()) {
             return None;
         }
         tokio::select! {
             biased;
             () = self.signals.abandon.cancelled() => Some(Next::Go),
             () = self.signals.cancel.cancelled() => Some(Next::Go),
-            () = self.signals.drain.cancelled(), if !wait.is_zero() => Some(Next::Go),
+            () = self.signals.drain.cancelled() => Some(Next::Go),
             () = tokio::time::sleep_until(self.deadline) => Some(Next::Go),
             () = async { tokio::time::sleep(wait).await; self.driver.lease.live().await } => None,
         }

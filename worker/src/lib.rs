@@ -9,8 +9,10 @@ mod claimer;
 mod drive;
 mod held;
 mod lease;
+mod pulse;
 mod session;
 mod step;
+mod write;
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,14 +1,20 @@
 //! One incarnation of a worker after the other: register, beat, take in, drain.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use muster_shared::{
     ids::Incarnation,
     queue::{Handler, Intake, Ready},
-    store::{Heartbeat, Lease, WorkerRow},
+    store::WorkerRow,
 };
 use tokio::sync::Notify;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use crate::{
@@ -18,14 +24,14 @@ use crate::{
     drive::{Driver, Left},
     held::{Held, Signals},
     lease::{LeaseClock, boot_clock},
+    pulse,
 };
 
 /// The part of the grace period in which calls in progress may end; the rest is for giving back and leaving.
 const CALLS_MAY_TAKE: f64 = 0.85;
-/// Heartbeats from one reconciliation to the next.
-const RECONCILE_EVERY: u32 = 4;
-/// Between two nudges of the dispatcher.
-const NUDGE_PAUSE: Duration = Duration::from_millis(10);
+/// Between attempts to register, doubled from the first to the last.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LAST_PAUSE: Duration = Duration::from_secs(5);
 
 /// How a drain went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -71,23 +77,29 @@ impl Worker {
 
     /// Makes a new incarnation known, however long the store is away.
     async fn register(&self, shutdown: &CancellationToken) -> Option<Session> {
-        let worker = Incarnation::new(&*self.parts.clock, &*self.parts.random);
-        let row = WorkerRow {
-            incarnation: worker,
-            name: self.settings.name.clone(),
-            slots: i32::try_from(self.settings.concurrency).unwrap_or(i32::MAX),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-        };
-        let mut pause = Duration::from_millis(200);
+        let mut pause = FIRST_PAUSE;
         loop {
+            // A new one for each attempt: one whose outcome is unknown may have been stored, and grows old.
+            let worker = Incarnation::new(&*self.parts.clock, &*self.parts.random);
+            let row = WorkerRow {
+                incarnation: worker,
+                name: self.settings.name.clone(),
+                slots: i32::try_from(self.settings.concurrency).unwrap_or(i32::MAX),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+            };
             let sent = boot_clock();
-            match self.parts.store.register(&row).await {
+            let registered = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return None,
+                registered = self.parts.store.register(&row) => registered,
+            };
+            match registered {
                 Ok(()) => return Some(Session::new(self, worker, sent)),
                 Err(error) => tracing::warn!(%error, "the worker cannot register yet; it tries again"),
             }
             tokio::select! {
                 () = shutdown.cancelled() => return None,
-                () = tokio::time::sleep(pause) => pause = (pause * 2).min(Duration::from_secs(5)),
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(LAST_PAUSE),
             }
         }
     }
@@ -98,17 +110,20 @@ struct Session {
     worker: Incarnation,
     settings: WorkerSettings,
     shared: Arc<Shared>,
-    dead: CancellationToken,
 }
 
 /// What the handlers of one incarnation share.
-struct Shared {
-    driver: Driver,
-    held: Held,
+pub(crate) struct Shared {
+    pub(crate) driver: Driver,
+    pub(crate) held: Held,
     claimer: Claimer,
     drain: CancellationToken,
-    abandon: CancellationToken,
-    ended: Notify,
+    /// Stop at once: the grace period is over, or this incarnation is dead.
+    pub(crate) abandon: CancellationToken,
+    /// Something can be dispatched now that could not before.
+    pub(crate) freed: Notify,
+    /// Calls that were made and whose results were given up.
+    abandoned: AtomicUsize,
 }
 
 impl Session {
@@ -120,25 +135,29 @@ impl Session {
             held: Held::default(),
             drain: CancellationToken::new(),
             abandon: CancellationToken::new(),
-            ended: Notify::new(),
+            freed: Notify::new(),
+            abandoned: AtomicUsize::new(0),
         };
-        Self { worker, settings: of.settings.clone(), shared: Arc::new(shared), dead: CancellationToken::new() }
+        Self { worker, settings: of.settings.clone(), shared: Arc::new(shared) }
     }
 
     async fn run(self, intake: &dyn Intake, shutdown: &CancellationToken) -> Ended {
         tracing::info!(worker = %self.worker, slots = self.settings.concurrency, "working");
-        let _beats = self.start_background();
+        let _background = pulse::start(self.worker, &self.shared, self.settings.heartbeat);
         let stop = CancellationToken::new();
         let shared = self.shared.clone();
         let handler: Handler = Arc::new(move |ready| Box::pin(handle(shared.clone(), ready)));
         let taking_in = intake.run(&self.settings.name, self.settings.concurrency, handler, Box::pin(stop.clone().cancelled_owned()));
         tokio::pin!(taking_in);
         tokio::select! {
-            () = &mut taking_in => tracing::error!("the intake ended by itself; the worker starts again"),
-            () = self.dead.cancelled() => {
-                self.shared.abandon.cancel();
+            () = &mut taking_in => self.after_failed_intake(shutdown).await,
+            () = self.shared.abandon.cancelled() => {
                 stop.cancel();
-                taking_in.await;
+                // What hangs in a store that does not answer must not keep the process from leaving.
+                tokio::select! {
+                    () = taking_in => {}
+                    () = shutdown.cancelled() => {}
+                }
             }
             () = shutdown.cancelled() => {
                 self.shared.drain.cancel();
@@ -152,18 +171,33 @@ impl Session {
         Ended::Dead
     }
 
+    /// Handlers have tasks of their own and outlive the intake: they must not go on under an incarnation that
+    /// retires. The pause is for an intake that would fail again at once.
+    async fn after_failed_intake(&self, shutdown: &CancellationToken) {
+        tracing::error!("the intake ended by itself; the worker starts again");
+        self.shared.abandon.cancel();
+        let idle_and_paused = async {
+            self.shared.held.idle().await;
+            tokio::time::sleep(FIRST_PAUSE).await;
+        };
+        tokio::select! {
+            () = idle_and_paused => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+
     async fn drain(&self, taking_in: impl Future<Output = ()>) -> usize {
         tracing::info!(held = self.shared.held.len(), "draining");
         tokio::pin!(taking_in);
         let grace = self.settings.grace.mul_f64(CALLS_MAY_TAKE);
-        let mut abandoned = 0;
         if tokio::time::timeout(grace, &mut taking_in).await.is_err() {
-            abandoned = self.shared.held.len();
-            tracing::warn!(abandoned, "the grace period is over: calls in progress are abandoned, and made again elsewhere");
+            tracing::warn!("the grace period is over: calls in progress are abandoned, and made again elsewhere");
             self.shared.abandon.cancel();
             let _ = tokio::time::timeout(self.settings.grace.mul_f64(0.05), taking_in).await;
         }
         self.retire().await;
+        // What is still held hangs in the store with a result that nobody will see.
+        let abandoned = self.shared.abandoned.load(Ordering::Relaxed) + self.shared.held.len();
         tracing::info!(abandoned, "drained");
         abandoned
     }
@@ -177,107 +211,31 @@ impl Session {
             Err(_) => tracing::warn!("could not sign off in time; the lease TTL does it"),
         }
     }
-
-    /// Heartbeats and nudges, until the guards are dropped.
-    fn start_background(&self) -> [DropGuard; 2] {
-        let (beats, nudges) = (CancellationToken::new(), CancellationToken::new());
-        let pulse = Pulse { worker: self.worker, shared: self.shared.clone(), dead: self.dead.clone(), every: self.settings.heartbeat };
-        tokio::spawn(beats.clone().run_until_cancelled_owned(pulse.run()));
-        tokio::spawn(nudges.clone().run_until_cancelled_owned(nudge(self.shared.clone())));
-        [beats.drop_guard(), nudges.drop_guard()]
-    }
 }
 
 /// One message: claim what it names and drive it as far as it goes.
 async fn handle(shared: Arc<Shared>, ready: Ready) {
-    let Some((claimed, log)) = shared.claimer.claim(ready.id).await else {
+    let claiming = shared.held.claiming(ready.id);
+    let Some(owned) = shared.claimer.claim(ready.id).await else {
         metrics::counter!("muster_claims_dropped_total").increment(1);
         return;
     };
+    let lease = owned.claimed.lease;
     let signals = Signals { cancel: CancellationToken::new(), drain: shared.drain.clone(), abandon: shared.abandon.clone() };
-    let _held = shared.held.hold(claimed.lease, signals.cancel.clone());
-    let span = tracing::info_span!("instance", instance = %claimed.lease.instance, run = %claimed.lease.run, epoch = claimed.lease.epoch);
-    if let Some(traceparent) = ready.traceparent.as_deref().or(claimed.traceparent.as_deref()) {
+    let held = shared.held.hold(lease, signals.cancel.clone());
+    drop(claiming);
+    let span = tracing::info_span!("instance", instance = %lease.instance, run = %lease.run, epoch = lease.epoch);
+    if let Some(traceparent) = ready.traceparent.as_deref().or(owned.claimed.traceparent.as_deref()) {
         (shared.driver.parts.set_parent)(&span, traceparent);
     }
-    let left = shared.driver.drive(&claimed, &log, &signals).instrument(span).await;
+    let left = shared.driver.drive(owned, &signals).instrument(span).await;
+    drop(held);
     match left {
-        Left::Ended | Left::Waits => shared.ended.notify_one(),
-        Left::Released | Left::Lost | Left::Abandoned => {}
+        Left::Ended | Left::Waits | Left::Released => shared.freed.notify_one(),
+        Left::Abandoned => {
+            shared.abandoned.fetch_add(1, Ordering::Relaxed);
+        }
+        Left::Lost => {}
     }
     metrics::counter!("muster_drives_total", "left" => left.as_str()).increment(1);
-}
-
-/// Tells the dispatcher that slots have come free, not more often than it can use.
-async fn nudge(shared: Arc<Shared>) {
-    loop {
-        shared.ended.notified().await;
-        if let Err(error) = shared.driver.parts.queue.nudge().await {
-            tracing::debug!(%error, "the dispatcher was not nudged; it polls");
-        }
-        tokio::time::sleep(NUDGE_PAUSE).await;
-    }
-}
-
-/// The heartbeat of one incarnation.
-struct Pulse {
-    worker: Incarnation,
-    shared: Arc<Shared>,
-    dead: CancellationToken,
-    every: Duration,
-}
-
-impl Pulse {
-    async fn run(self) {
-        let mut ticks = tokio::time::interval(self.every);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut suspects = Vec::new();
-        for beat in 0_u32.. {
-            ticks.tick().await;
-            if !self.beat().await {
-                return;
-            }
-            if beat % RECONCILE_EVERY == RECONCILE_EVERY - 1 {
-                suspects = self.reconcile(suspects).await;
-            }
-        }
-    }
-
-    /// One heartbeat. False when this incarnation is dead.
-    async fn beat(&self) -> bool {
-        let sent = boot_clock();
-        match self.shared.driver.parts.store.heartbeat(self.worker).await {
-            Ok(Heartbeat::Alive { cancel }) => {
-                self.shared.driver.lease.renew(sent);
-                self.shared.held.cancel(&cancel);
-                metrics::gauge!("muster_held_instances").set(self.shared.held.len() as f64);
-                true
-            }
-            Ok(Heartbeat::Dead) => {
-                self.dead.cancel();
-                false
-            }
-            Err(error) => {
-                tracing::warn!(%error, "heartbeat failed; no effect starts once the lease cannot be confirmed");
-                true
-            }
-        }
-    }
-
-    /// Gives back what the store believes this process holds and it does not: claims whose answer was lost.
-    /// Only what was missing twice in a row, so that a claim on its way is left alone.
-    async fn reconcile(&self, suspects: Vec<Lease>) -> Vec<Lease> {
-        let store = &self.shared.driver.parts.store;
-        let Ok(owned) = store.owned(self.worker).await else { return suspects };
-        let missing = self.shared.held.missing(owned);
-        let (again, fresh): (Vec<Lease>, Vec<Lease>) = missing.into_iter().partition(|lease| suspects.contains(lease));
-        if !again.is_empty() {
-            tracing::warn!(count = again.len(), "giving back what the store believes is held here and is not");
-            if let Err(error) = store.give_back(&again).await {
-                tracing::warn!(%error, "could not give back; tried again at the next reconciliation");
-                return again.into_iter().chain(fresh).collect();
-            }
-        }
-        fresh
-    }
 }

@@ -1,6 +1,12 @@
 //! One step: make the decided call and say what became of it as an event. Nothing here writes.
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::{Future, poll_fn},
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
+    task::Poll,
+    time::Duration,
+};
 
 use muster_shared::{
     agent::{Agent, Briefing, ModelCall, tool_result},
@@ -64,7 +70,8 @@ impl Scene<'_> {
         let span = tracing::debug_span!("model_turn", instance = %self.claimed.lease.instance, model = %call.model, step = self.agent.step() + 1);
         let limit = self.prepared.policy.limits.thinking_ms;
         let late = || ModelError::new(ErrorClass::Timeout, "timeout", format!("limit thinking_ms = {limit}: no answer from `{}` in time", call.model), Retryable::Backoff);
-        let reply = within(limit, engine.complete(self.request(call)).instrument(span), late).await;
+        let broken = || ModelError::new(ErrorClass::Internal, "engine_panicked", format!("the engine panicked in a call of `{}`", call.model), Retryable::Never);
+        let reply = within(limit, engine.complete(self.request(call)).instrument(span), late, broken).await;
         match reply {
             Ok(reply) => {
                 metrics::counter!("muster_tokens_total", "direction" => "input").increment(count(reply.usage.input_tokens));
@@ -92,7 +99,8 @@ impl Scene<'_> {
         let effect = permit.spec().effect;
         let limit = policy.limits.executing_ms;
         let late = || ToolError::new(ErrorClass::Timeout, "timeout", format!("limit executing_ms = {limit}: no result from `{}` in time", call.name), Retryable::Backoff);
-        match within(limit, gate.toolbox().execute(permit), late).await {
+        let broken = || ToolError::new(ErrorClass::Internal, "tool_panicked", format!("the tool `{}` panicked", call.name), Retryable::Never);
+        match within(limit, gate.toolbox().execute(permit), late, broken).await {
             Ok(value) => tool_result(call, ToolOutcome::Ok(value)),
             Err(failed) => self.tool_failed(call, effect, &failed),
         }
@@ -111,8 +119,20 @@ impl Scene<'_> {
     }
 }
 
-async fn within<T, E>(limit_ms: u64, call: impl Future<Output = Result<T, E>>, late: impl FnOnce() -> E) -> Result<T, E> {
-    tokio::time::timeout(Duration::from_millis(limit_ms), call).await.unwrap_or_else(|_| Err(late()))
+/// The outcome of `call`, if it comes in time. A panic fails the call and not the worker's hold on the instance:
+/// otherwise the next claim would panic again, for ever.
+async fn within<T, E>(
+    limit_ms: u64,
+    call: impl Future<Output = Result<T, E>>,
+    late: impl FnOnce() -> E,
+    broken: impl Fn() -> E,
+) -> Result<T, E> {
+    let mut call = pin!(call);
+    let contained = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(cx))) {
+        Ok(polled) => polled,
+        Err(_) => Poll::Ready(Err(broken())),
+    });
+    tokio::time::timeout(Duration::from_millis(limit_ms), contained).await.unwrap_or_else(|_| Err(late()))
 }
 
 fn count(tokens: i64) -> u64 {

@@ -17,7 +17,7 @@ const LAST_PAUSE: Duration = Duration::from_secs(2);
 
 impl Drive<'_> {
     /// Journals a step. When nothing but the end follows it, the end goes into the same write.
-    async fn step(&mut self, event: Event) -> Next {
+    pub(crate) async fn step(&mut self, event: Event) -> Next {
         let mut draft = self.draft();
         if let Err(error) = draft.add(self, &event) {
             return self.end(Event::Failed(error), None).await;
@@ -31,18 +31,18 @@ impl Drive<'_> {
         }
     }
 
-    async fn end(&mut self, event: Event, output: Option<String>) -> Next {
+    pub(crate) async fn end(&mut self, event: Event, output: Option<String>) -> Next {
         let then = ending(&event, output);
         self.write_one(&event, then, Left::Ended).await
     }
 
-    async fn wait_for(&mut self, what: WaitFor) -> Next {
+    pub(crate) async fn wait_for(&mut self, what: WaitFor) -> Next {
         let then = Then::Wait { what, wake_seq: self.claimed.wake_seq };
         self.write_one(&Event::Waiting(what), then, Left::Waits).await
     }
 
     /// Journals one event that is not a step.
-    async fn write_one(&mut self, event: &Event, then: Then, left: Left) -> Next {
+    pub(crate) async fn write_one(&mut self, event: &Event, then: Then, left: Left) -> Next {
         let mut draft = self.draft();
         match draft.add(self, event) {
             Ok(()) => self.write(draft, 0, then, left).await,
@@ -50,19 +50,19 @@ impl Drive<'_> {
         }
     }
 
-    /// The core decided on what its own table forbids. Nothing is written; the lease runs out and the
-    /// instance is swept, so that the log keeps its last legal state.
+    /// The core decided on what its own table forbids. Nothing is written, so that the log keeps its last legal
+    /// state; reconciliation gives the instance back.
     fn illegal(&self, error: &AgentError) -> Next {
         tracing::error!(instance = %self.claimed.lease.instance, %error, "the core decided on an illegal transition");
         Next::Leave(Left::Lost)
     }
 
-    fn draft(&self) -> Draft {
+    pub(crate) fn draft(&self) -> Draft {
         Draft { agent: self.agent.clone(), entries: Vec::with_capacity(2) }
     }
 
     /// Journals a draft under the lease, for as long as it takes and the lease lasts.
-    async fn write(&mut self, draft: Draft, steps: i64, then: Then, left: Left) -> Next {
+    pub(crate) async fn write(&mut self, draft: Draft, steps: i64, then: Then, left: Left) -> Next {
         let Draft { agent: after, entries } = draft;
         let goes_on = then == Then::Continue;
         let write = Write {
@@ -84,17 +84,24 @@ impl Drive<'_> {
                 self.driver.push(&committed.ready).await;
                 if goes_on { Next::Go } else { Next::Leave(left) }
             }
+            Err(WriteError::Refused(why)) if self.refused => {
+                tracing::error!(instance = %self.claimed.lease.instance, %why, "not even the failure can be stored");
+                Next::Leave(Left::Lost)
+            }
             Err(WriteError::Refused(why)) => {
+                self.refused = true;
                 let error = AgentError::new(ErrorClass::Validation, "not_storable", format!("the step cannot be stored: {why}"));
                 Box::pin(self.end(Event::Failed(error), None)).await
             }
-            Err(WriteError::LeaseLost | WriteError::Unavailable(_)) => Next::Leave(Left::Lost),
+            Err(WriteError::LeaseLost) => Next::Leave(Left::Lost),
+            // A call was made, and its result is given up.
+            Err(WriteError::Unavailable(_)) => Next::Leave(if steps > 0 { Left::Abandoned } else { Left::Lost }),
         }
     }
 
     /// A finished step is kept in memory and sent again until the store takes it or says that the lease is lost.
-    async fn commit(&self, write: Write) -> Result<muster_shared::store::Committed, WriteError> {
-        let mut pause = Duration::from_millis(50);
+    async fn commit(&self, write: Write) -> Result<Committed, WriteError> {
+        let mut pause = FIRST_PAUSE;
         loop {
             let outcome = self.driver.parts.journal.commit(vec![write.clone()]).await.pop();
             match outcome.unwrap_or_else(|| Err(WriteError::Unavailable("the journal is closed".to_owned()))) {
@@ -102,7 +109,7 @@ impl Drive<'_> {
                     tracing::warn!(instance = %self.claimed.lease.instance, %why, "the step is not stored yet; it is sent again");
                     tokio::select! {
                         () = self.signals.abandon.cancelled() => return Err(WriteError::Unavailable(why)),
-                        () = tokio::time::sleep(pause) => pause = (pause * 2).min(Duration::from_secs(2)),
+                        () = tokio::time::sleep(pause) => pause = (pause * 2).min(LAST_PAUSE),
                     }
                 }
                 outcome => return outcome,
@@ -112,7 +119,7 @@ impl Drive<'_> {
 }
 
 /// Events about to be written, and the agent after them.
-struct Draft {
+pub(crate) struct Draft {
     agent: Agent,
     entries: Vec<Entry>,
 }
@@ -129,12 +136,12 @@ impl Draft {
     }
 }
 
-fn cancelled() -> Event {
+pub(crate) fn cancelled() -> Event {
     Event::Cancelled(AgentError::new(ErrorClass::Cancelled, "cancelled", "somebody cancelled it"))
 }
 
 /// The error of a terminal event that is not a success.
-fn end_of(event: &Event) -> Option<AgentError> {
+pub(crate) fn end_of(event: &Event) -> Option<AgentError> {
     match event {
         Event::Failed(error) | Event::TimedOut(error) | Event::Cancelled(error) => Some(error.clone()),
         Event::Model(_) | Event::Tool(_) | Event::Retry(_) | Event::Waiting(_) | Event::Completed(_) => None,

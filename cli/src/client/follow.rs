@@ -12,6 +12,7 @@ use crate::{
     client::{Link, http::Client},
     failure::{Exit, Failure},
     progress::Progress,
+    serve::signals,
 };
 
 /// Between two looks at a run: short at first, so that short runs end at once.
@@ -26,10 +27,14 @@ pub(crate) async fn follow(link: &Link, run: RunId) -> Result<RunView, Failure> 
     let mut progress = Progress::start();
     let ended = tokio::select! {
         ended = to_its_end(&link.client, run, &mut progress) => ended,
-        _ = tokio::signal::ctrl_c() => Err(Failure::interrupted(format!(
-            "no longer following; nothing is lost. Go on: muster run watch {run}{flags}   Cancel: muster run cancel {run}{flags}",
-            flags = link.flags
-        ))),
+        _ = tokio::signal::ctrl_c() => {
+            // A fleet in this process drains first.
+            signals::exit_on_next_interrupt();
+            Err(Failure::interrupted(format!(
+                "no longer following; nothing is lost. Go on: muster run watch {run}{flags}   Cancel: muster run cancel {run}{flags}",
+                flags = link.flags
+            )))
+        }
     };
     progress.finish();
     ended

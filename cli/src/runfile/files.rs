@@ -43,7 +43,9 @@ pub(crate) fn find_below(folder: &Path, globs: &[String]) -> Result<Found, Failu
         let (base, rest) = split(glob);
         let pattern = Pattern::new(&rest).map_err(|error| Failure::usage(format!("`{glob}` is not a glob: {error}")))?;
         let walk = Walk { pattern, parts: rest.split('/').map(str::to_owned).collect() };
-        walk.enter(&folder.join(&base), Path::new(""), 1, &mut |below| drop(all.insert(base.join(below))));
+        walk.enter(&folder.join(&base), Path::new(""), 1, &mut |below| {
+            all.insert(base.join(below));
+        });
     }
     let mut found = Found::default();
     for path in all {

@@ -8,7 +8,6 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -217,6 +216,3 @@ pub(crate) fn make_private(folder: &Path) -> Result<(), Failure> {
     use std::os::unix::fs::DirBuilderExt as _;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|error| Failure::file(folder, error))
 }
-
-/// How long an embedded worker that has nothing to do may take to stop.
-pub(crate) const EMBEDDED_GRACE: Duration = Duration::from_secs(10);

@@ -25,3 +25,12 @@ pub(crate) fn watch() -> CancellationToken {
     }));
     stop
 }
+
+/// Ends the process at once when Ctrl-C is pressed once more.
+pub(crate) fn exit_on_next_interrupt() {
+    drop(tokio::spawn(async {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            std::process::exit(Exit::Interrupted as i32);
+        }
+    }));
+}

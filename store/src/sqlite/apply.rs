@@ -118,7 +118,7 @@ pub(super) async fn insert_events(conn: &mut SqliteConnection, entries: &[Logged
     const HEAD: &str = "-- insert_events
         INSERT INTO agent_events (run_id, instance_id, seq, epoch, type, payload, at, hash) VALUES";
     for portion in portions(entries) {
-        let mut insert = sqlx::query(AssertSqlSafe(with_values(HEAD, portion.len(), 8, "")));
+        let mut insert = sqlx::query(AssertSqlSafe(with_values(HEAD, 0, portion.len(), 8, "")));
         for Logged { run, instance, entry } in portion {
             insert = insert
                 .bind(run.0)
@@ -143,7 +143,7 @@ pub(super) async fn advance(conn: &mut SqliteConnection, changes: &[Advance], no
             last_hash = w.column8, updated_at = ?1
         FROM (VALUES";
     for portion in portions(changes) {
-        let sql = with_values(HEAD, portion.len(), 8, ") AS w WHERE id = w.column1");
+        let sql = with_values(HEAD, 1, portion.len(), 8, ") AS w WHERE id = w.column1");
         let mut update = sqlx::query(AssertSqlSafe(sql)).bind(now.micros());
         for change in portion {
             update = update
@@ -172,7 +172,7 @@ pub(super) async fn hand_over(conn: &mut SqliteConnection, changes: &[HandOver<'
             output = w.column13, error = w.column14, updated_at = ?1
         FROM (VALUES";
     for portion in portions(changes) {
-        let sql = with_values(HEAD, portion.len(), 14, ") AS w WHERE id = w.column1");
+        let sql = with_values(HEAD, 1, portion.len(), 14, ") AS w WHERE id = w.column1");
         let mut update = sqlx::query(AssertSqlSafe(sql)).bind(now.micros());
         for change in portion {
             update = update

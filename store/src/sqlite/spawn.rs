@@ -199,7 +199,7 @@ async fn insert_instances(conn: &mut SqliteConnection, batch: &SpawnBatch, grant
         FROM (VALUES";
     let (run, mut made) = (&batch.run, 0);
     for portion in portions(&batch.instances) {
-        let sql = with_values(HEAD, portion.len(), 8, ") AS w");
+        let sql = with_values(HEAD, 10, portion.len(), 8, ") AS w");
         let mut insert = sqlx::query(AssertSqlSafe(sql))
             .bind(run.id.0)
             .bind(batch.group.id.0)
