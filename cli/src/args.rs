@@ -49,8 +49,10 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  MUSTER_DATABASE_URL=postgres://… MUSTER_REDIS_URL=redis://… muster api --listen 0.0.0.0:8080")]
     Api(ServeArgs),
     /// Run a worker (PostgreSQL and Redis)
-    #[command(after_help = "With --listen it also serves /healthz, /readyz and /metrics.\n\nExamples:\n  muster worker --concurrency 500\n  \
-                            muster worker --listen 0.0.0.0:9090")]
+    #[command(
+        after_help = "With --listen it also serves /healthz, /readyz and /metrics.\n\nExamples:\n  muster worker --concurrency 500\n  \
+                            muster worker --listen 0.0.0.0:9090"
+    )]
     Worker(ServeArgs),
     /// Bring the database to the schema that this binary knows
     #[command(after_help = "Example:\n  MUSTER_DATABASE_URL=postgres://… muster migrate")]
@@ -70,8 +72,10 @@ pub(crate) enum Command {
     #[command(subcommand, after_help = "Example:\n  muster instance events ins_…")]
     Instance(InstanceCommand),
     /// Fan agents out over real files and reduce their answers: no server, key or network needed
-    #[command(after_help = "With OPENAI_API_KEY, or MUSTER_MODEL and MUSTER_MODEL_URL, that model answers instead of the offline one.\n\nExamples:\n  \
-                            muster demo\n  muster demo --input 'notes/**/*.md' --out report.md")]
+    #[command(
+        after_help = "With OPENAI_API_KEY, or MUSTER_MODEL and MUSTER_MODEL_URL, that model answers instead of the offline one.\n\nExamples:\n  \
+                            muster demo\n  muster demo --input 'notes/**/*.md' --out report.md"
+    )]
     Demo(DemoArgs),
 }
 

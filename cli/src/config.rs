@@ -138,7 +138,10 @@ impl Layer {
     fn from_environment(get: &dyn Fn(&str) -> Option<String>) -> Result<Self, Failure> {
         let get = |name: &str| get(name).filter(|value| !value.trim().is_empty());
         let log_format = get("MUSTER_LOG_FORMAT")
-            .map(|value| LogFormat::from_str(&value, true).map_err(|_| Failure::usage(format!("MUSTER_LOG_FORMAT is `{value}`; it must be text or json"))))
+            .map(|value| {
+                LogFormat::from_str(&value, true)
+                    .map_err(|_| Failure::usage(format!("MUSTER_LOG_FORMAT is `{value}`; it must be text or json")))
+            })
             .transpose()?;
         Ok(Self {
             database_url: get("MUSTER_DATABASE_URL").map(Address),
@@ -276,7 +279,9 @@ impl Config {
         // A lease must survive one lost heartbeat.
         if self.heartbeat.is_zero() || self.heartbeat * 2 >= self.lease_ttl {
             let (heartbeat, ttl) = (self.heartbeat.as_millis(), self.lease_ttl.as_millis());
-            return Err(Failure::usage(format!("heartbeat_ms is {heartbeat}; it must be more than 0 and less than half of lease_ttl_ms, {ttl}")));
+            return Err(Failure::usage(format!(
+                "heartbeat_ms is {heartbeat}; it must be more than 0 and less than half of lease_ttl_ms, {ttl}"
+            )));
         }
         Ok(())
     }
@@ -306,7 +311,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("m.toml");
         std::fs::write(&path, file).unwrap();
-        Config::from(&global(Some(&path)), serve, &|name| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
+        Config::from(&global(Some(&path)), serve, &|name| {
+            variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+        })
     }
 
     #[test]
@@ -331,7 +338,9 @@ mod tests {
 
     #[test]
     fn settings_of_the_wrong_kind_are_named() {
-        for (file, variables) in [("concurrency = \"many\"", vec![]), ("", vec![("MUSTER_CONCURRENCY", "many")]), ("", vec![("MUSTER_LOG_FORMAT", "x")])] {
+        for (file, variables) in
+            [("concurrency = \"many\"", vec![]), ("", vec![("MUSTER_CONCURRENCY", "many")]), ("", vec![("MUSTER_LOG_FORMAT", "x")])]
+        {
             let failure = load(file, &variables, &ServeArgs::default()).unwrap_err();
             assert!(failure.message.to_lowercase().contains("concurrency") || failure.message.contains("LOG_FORMAT"), "{failure}");
         }

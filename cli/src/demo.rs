@@ -55,6 +55,9 @@ pub(crate) async fn command(mut context: Context, args: DemoArgs) -> Result<(), 
     output::note(format!("model: {model}{}", if model == OFFLINE_EXTRACT { " (no key, no network)" } else { "" }));
     let target = TargetArgs { url: None, data: Some(data.clone()) };
     let (run, result) = Link::with(&context, &target, Work::Done, async |link| {
+        if !link.is_ours() {
+            output::note(format!("another process runs the fleet of {}; it does the work, with its own settings", data.display()));
+        }
         let spawned = runs::spawn(link, prepared).await?;
         let run = follow::follow(link, spawned.run_id).await?;
         let result = follow::answer(link, &run).await?;

@@ -52,7 +52,9 @@ pub(crate) fn read_by_person() -> bool {
 pub(crate) fn show<T: Serialize>(format: Format, document: &T, table: impl FnOnce(&T) -> String) -> Result<(), Failure> {
     let text = match format {
         Format::Table => table(document),
-        Format::Json => serde_json::to_string_pretty(document).map_err(|error| Failure::failed(format!("cannot be shown as JSON: {error}")))?,
+        Format::Json => {
+            serde_json::to_string_pretty(document).map_err(|error| Failure::failed(format!("cannot be shown as JSON: {error}")))?
+        }
         Format::Yaml => serde_norway::to_string(document).map_err(|error| Failure::failed(format!("cannot be shown as YAML: {error}")))?,
     };
     say(text.trim_end());
@@ -97,7 +99,14 @@ pub(crate) fn agents(views: &[AgentView]) -> String {
         views.iter().map(|view| {
             let spec = &view.spec;
             let active = if view.active { "yes" } else { "no" };
-            let row = [&spec.name, &view.version.to_string(), active, &spec.models.join(","), &spec.tools.join(","), &short(&spec.description, 60)];
+            let row = [
+                &spec.name,
+                &view.version.to_string(),
+                active,
+                &spec.models.join(","),
+                &spec.tools.join(","),
+                &short(&spec.description, 60),
+            ];
             row.map(str::to_owned).to_vec()
         }),
     )
@@ -167,7 +176,11 @@ pub(crate) fn counts(counts: &Counts) -> String {
 
 /// Tokens, and money if any was spent.
 pub(crate) fn usage(usage: &Usage) -> String {
-    let cost = if usage.cost_micros > 0 { format!(", ${}.{:06}", usage.cost_micros / 1_000_000, usage.cost_micros % 1_000_000) } else { String::new() };
+    let cost = if usage.cost_micros > 0 {
+        format!(", ${}.{:06}", usage.cost_micros / 1_000_000, usage.cost_micros % 1_000_000)
+    } else {
+        String::new()
+    };
     format!("{} tokens in, {} out{cost}", usage.input_tokens, usage.output_tokens)
 }
 
@@ -223,7 +236,13 @@ pub(crate) fn events(views: &[EventView]) -> String {
     table(
         &["SEQ", "EPOCH", "AT", "TYPE", "CONTENT"],
         views.iter().map(|event| {
-            vec![event.seq.to_string(), event.epoch.to_string(), event.at.to_string(), word(&event.kind), short(&event.payload.to_string(), 100)]
+            vec![
+                event.seq.to_string(),
+                event.epoch.to_string(),
+                event.at.to_string(),
+                word(&event.kind),
+                short(&event.payload.to_string(), 100),
+            ]
         }),
     )
 }

@@ -24,7 +24,8 @@ impl Progress {
     /// From now on.
     pub(crate) fn start() -> Self {
         let bar = output::watched().then(|| {
-            let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {msg} · {elapsed}").unwrap_or_else(|_| ProgressStyle::default_bar());
+            let style =
+                ProgressStyle::with_template("{bar:24} {pos}/{len} {msg} · {elapsed}").unwrap_or_else(|_| ProgressStyle::default_bar());
             ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr()).with_style(style)
         });
         Self { began: Instant::now(), last: None, rate: 0.0, bar, lined: None }

@@ -39,7 +39,8 @@ pub(crate) struct Telemetry {
 /// thread and a runtime of its own).
 pub(crate) fn start(config: &Config, default_filter: &str, role: &'static str) -> Result<Telemetry, Failure> {
     let filter = config.log.as_deref().unwrap_or(default_filter);
-    let filter = EnvFilter::try_new(filter).map_err(|error| Failure::usage(format!("the log filter `{filter}` is not understood: {error}")))?;
+    let filter =
+        EnvFilter::try_new(filter).map_err(|error| Failure::usage(format!("the log filter `{filter}` is not understood: {error}")))?;
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let logs = match config.log_format {
         LogFormat::Text => lines.with_target(false).with_ansi(crate::output::watched()).boxed(),
@@ -48,7 +49,9 @@ pub(crate) fn start(config: &Config, default_filter: &str, role: &'static str) -
     let traces = config.otlp_endpoint.as_deref().map(|endpoint| exporter(endpoint, role)).transpose()?;
     // What is traced does not depend on what is logged.
     let spans = traces.as_ref().map(|provider| {
-        tracing_opentelemetry::layer().with_tracer(provider.tracer("muster")).with_filter(EnvFilter::new("info,hyper=off,reqwest=off,opentelemetry=off"))
+        tracing_opentelemetry::layer()
+            .with_tracer(provider.tracer("muster"))
+            .with_filter(EnvFilter::new("info,hyper=off,reqwest=off,opentelemetry=off"))
     });
     Registry::default()
         .with(logs.with_filter(filter))

@@ -175,7 +175,7 @@ CREATE TABLE agent_instances (
 -- Dispatch: due, not granted; reducers (higher levels) first. An append touches none of these indexes (HOT).
 CREATE INDEX instances_due ON agent_instances (run_id, level DESC, ordinal) WHERE status = 'queued' AND granted_at IS NULL;
 CREATE INDEX instances_in_flight ON agent_instances (run_id, status) WHERE granted_at IS NOT NULL;
-CREATE INDEX instances_held ON agent_instances (worker_incarnation) WHERE status = 'running';
+CREATE INDEX instances_held ON agent_instances (worker_incarnation) WHERE worker_incarnation IS NOT NULL;
 CREATE INDEX instances_waiting ON agent_instances (run_id) WHERE status = 'waiting';
 -- Flagged while somebody held them, and given back or swept since: the cascade ends them.
 CREATE INDEX instances_to_cancel ON agent_instances (id) WHERE cancel_requested AND status IN ('queued', 'waiting');

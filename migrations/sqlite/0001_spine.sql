@@ -169,8 +169,9 @@ CREATE TABLE agent_instances (
     CHECK ((status = 'completed') = (output IS NOT NULL OR output_ref IS NOT NULL)),
     CHECK (status NOT IN ('failed', 'timeout', 'cancelled') OR error IS NOT NULL)
 ) STRICT;
--- Dispatch: due, not granted; reducers (higher levels) first. An append touches none of these indexes.
-CREATE INDEX instances_due ON agent_instances (run_id, level DESC, ordinal) WHERE status = 'queued' AND granted_at IS NULL;
+-- Dispatch: due, not granted; reducers (higher levels) first. An append touches none of these indexes. `run_after` is
+-- there so that what is due can be counted in the index alone.
+CREATE INDEX instances_due ON agent_instances (run_id, level DESC, ordinal, run_after) WHERE status = 'queued' AND granted_at IS NULL;
 CREATE INDEX instances_in_flight ON agent_instances (run_id, status) WHERE granted_at IS NOT NULL;
 CREATE INDEX instances_held ON agent_instances (worker_incarnation) WHERE status = 'running';
 CREATE INDEX instances_waiting ON agent_instances (run_id) WHERE status = 'waiting';

@@ -162,7 +162,14 @@ mod tests {
 
     fn group(total: i64, chunk: i64, reduces: bool) -> Arc<GroupRow> {
         let tree = Tree { total, chunk, reduces };
-        Arc::new(GroupRow { id: GroupId(Uuid::from_u128(1)), run: RunId(Uuid::from_u128(2)), parent: None, tree, tolerated: 0, context: None })
+        Arc::new(GroupRow {
+            id: GroupId(Uuid::from_u128(1)),
+            run: RunId(Uuid::from_u128(2)),
+            parent: None,
+            tree,
+            tolerated: 0,
+            context: None,
+        })
     }
 
     impl Counted {
@@ -172,7 +179,13 @@ mod tests {
             let ended: Vec<Ended> = ended
                 .iter()
                 .enumerate()
-                .map(|(cause, &(place, output))| Ended { cause, group: Arc::clone(group), place, output, failed_before: failed_before(place) })
+                .map(|(cause, &(place, output))| Ended {
+                    cause,
+                    group: Arc::clone(group),
+                    place,
+                    output,
+                    failed_before: failed_before(place),
+                })
                 .collect();
             let mut walk = Walk::new(ended);
             loop {

@@ -4,7 +4,7 @@
 //! is no timer. Memory is bounded by the queue: who would overfill it waits.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -157,10 +157,13 @@ impl Journal for GroupCommit {
                 let instance = write.lease.instance;
                 if let Some(error) = failed.get(&instance) {
                     answers[which] = Some(Err(error.clone()));
-                } else if wave.contains_key(&instance) {
-                    later.push((which, write));
                 } else {
-                    wave.insert(instance, (which, write));
+                    match wave.entry(instance) {
+                        Entry::Occupied(_) => later.push((which, write)),
+                        Entry::Vacant(free) => {
+                            free.insert((which, write));
+                        }
+                    }
                 }
             }
             left = later;

@@ -32,7 +32,9 @@ pub async fn open(url: &str) -> Result<Arc<dyn Store>, StoreError> {
 /// As [`open`], with the clock and the randomness from which reducers get their ids and cancelled logs their times.
 pub async fn open_with(url: &str, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Result<Arc<dyn Store>, StoreError> {
     match Scheme::of(url)? {
-        Scheme::Postgres => Ok(Arc::new(postgres::PostgresStore::connect_with(url, postgres::PostgresOptions::default(), clock, random).await?)),
+        Scheme::Postgres => {
+            Ok(Arc::new(postgres::PostgresStore::connect_with(url, postgres::PostgresOptions::default(), clock, random).await?))
+        }
         Scheme::Sqlite => Ok(Arc::new(sqlite::SqliteStore::connect_with(url, clock, random).await?)),
     }
 }

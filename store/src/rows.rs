@@ -101,7 +101,9 @@ impl<'r, R: Columns> Reader<'r, R> {
         let keys: Vec<String> = ["id", "run_id", "instance_id", "group_id"]
             .into_iter()
             .filter_map(|key| self.row.uuid(key).ok().map(|id| format!("{key} {id}")))
-            .chain(["version", "level", "ordinal", "seq"].into_iter().filter_map(|key| self.row.i64(key).ok().map(|n| format!("{key} {n}"))))
+            .chain(
+                ["version", "level", "ordinal", "seq"].into_iter().filter_map(|key| self.row.i64(key).ok().map(|n| format!("{key} {n}"))),
+            )
             .collect();
         StoreError::Corrupt(format!("{}.{column} of the row with {}: {why}", self.table, keys.join(", ")))
     }

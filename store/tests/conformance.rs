@@ -1,6 +1,6 @@
 //! The conformance suite on both databases. Postgres needs a server: `make test` starts one.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use muster_shared::{
@@ -49,6 +49,10 @@ impl Database for SqliteDatabase {
     fn literal(&self, id: Uuid) -> String {
         format!("x'{}'", id.simple())
     }
+
+    fn earlier(&self, column: &str, by: Duration) -> String {
+        format!("{column} - {}", by.as_micros())
+    }
 }
 
 /// A database of the test server.
@@ -79,5 +83,9 @@ impl Database for PostgresDatabase {
 
     fn literal(&self, id: Uuid) -> String {
         format!("'{id}'::uuid")
+    }
+
+    fn earlier(&self, column: &str, by: Duration) -> String {
+        format!("{column} - {} * interval '1 microsecond'", by.as_micros())
     }
 }

@@ -4,10 +4,10 @@
 
 #[path = "interleavings/dispatch.rs"]
 mod dispatch;
-#[path = "interleavings/leases.rs"]
-mod leases;
 #[path = "interleavings/journal.rs"]
 mod journal;
+#[path = "interleavings/leases.rs"]
+mod leases;
 #[path = "interleavings/reduction.rs"]
 mod reduction;
 #[path = "interleavings/support.rs"]

@@ -41,20 +41,22 @@ impl Fleet {
         let database = format!("fleet_{}", uuid::Uuid::from_u128(u128::from(std::process::id()) << 64 | unique()).simple());
         let mut admin = PgConnection::connect(&server("MUSTER_TEST_POSTGRES_URL")).await?;
         sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {database}"))).execute(&mut admin).await?;
-        let script = folder.path().join("script.yaml");
-        std::fs::write(&script, options.script.unwrap_or_else(|| "rules: []\n".to_owned()))?;
         let env = [
             ("MUSTER_DATABASE_URL", database_url(&database)),
             ("MUSTER_REDIS_URL", options.redis_url.unwrap_or_else(|| server("MUSTER_TEST_REDIS_URL"))),
             ("MUSTER_REDIS_PREFIX", database.clone()),
-            ("MUSTER_SCRIPT", script.display().to_string()),
             ("MUSTER_LEASE_TTL_MS", "2000".to_owned()),
             ("MUSTER_HEARTBEAT_MS", "300".to_owned()),
             ("MUSTER_GRACE_MS", "5000".to_owned()),
             ("MUSTER_ARTIFACTS_READ", folder.path().display().to_string()),
             ("MUSTER_ARTIFACTS_WRITE", folder.path().join("written").display().to_string()),
         ];
-        let env = env.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        let mut env: Vec<(String, String)> = env.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        if let Some(rules) = options.script {
+            let script = folder.path().join("script.yaml");
+            std::fs::write(&script, rules)?;
+            env.push(("MUSTER_SCRIPT".to_owned(), script.display().to_string()));
+        }
         let fleet = Self { folder, database, env, started: AtomicU32::new(0) };
         let status = fleet.run(&["migrate"])?.ended().await?;
         anyhow::ensure!(status.success(), "migrate: {status}");

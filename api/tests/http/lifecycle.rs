@@ -13,13 +13,12 @@ use muster_shared::{
     time::Timestamp,
 };
 use serde_json::{Value, json};
-use uuid::Uuid;
 
 use crate::support::App;
 
 /// Does what a worker does with an instance whose model answers `text` at once.
 async fn complete(store: &Arc<dyn Store>, instance: InstanceId, text: &str) {
-    let worker = Incarnation(Uuid::from_u128(0x77));
+    let worker = Incarnation(instance.0);
     store.register(&WorkerRow { incarnation: worker, name: "test".to_owned(), slots: 8, version: "test".to_owned() }).await.unwrap();
     let claimed = store.claim(worker, CORE_REV, &[instance]).await.unwrap().remove(0);
     let usage = Usage { input_tokens: 10, output_tokens: 5, cost_micros: 0 };
@@ -55,7 +54,7 @@ async fn a_completed_run_answers_its_result_with_provenance_and_its_log() {
     complete(&app.store, id(instance), "All quiet.").await;
     let result = app.get(&format!("/v1/runs/{run}/result")).await;
     assert_eq!((result.status, &result.json()["output"]), (StatusCode::OK, &json!("All quiet.")), "{result:?}");
-    assert_eq!(&result.json()["provenance"]["instance"], instance);
+    assert_eq!(&result.json()["provenance"][0]["instance"], instance);
     let events = format!("/v1/instances/{}/events", instance.as_str().unwrap());
     let log = app.get(&events).await.json();
     let kinds: Vec<&Value> = log["items"].as_array().unwrap().iter().map(|event| &event["type"]).collect();

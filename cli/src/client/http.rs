@@ -37,12 +37,14 @@ struct Call<'a> {
 impl Client {
     /// A client of the server at `url`.
     pub(crate) fn new(url: &str) -> Result<Self, Failure> {
-        let base = Url::parse(url.trim_end_matches('/')).map_err(|error| Failure::usage(format!("`{url}` is not the URL of a server: {error}")))?;
+        let base = Url::parse(url.trim_end_matches('/'))
+            .map_err(|error| Failure::usage(format!("`{url}` is not the URL of a server: {error}")))?;
         if !matches!(base.scheme(), "http" | "https") || !base.has_host() {
             return Err(Failure::usage(format!("`{url}` is not the URL of a server: it must begin with http:// or https://")));
         }
         let local = base.host_str().is_some_and(|host| matches!(host, "localhost" | "127.0.0.1" | "[::1]"));
-        let mut http = reqwest::Client::builder().connect_timeout(CONNECT).timeout(ANSWER).user_agent(concat!("muster/", env!("CARGO_PKG_VERSION")));
+        let mut http =
+            reqwest::Client::builder().connect_timeout(CONNECT).timeout(ANSWER).user_agent(concat!("muster/", env!("CARGO_PKG_VERSION")));
         if local {
             // A proxy cannot reach this machine's loopback.
             http = http.no_proxy();
@@ -112,7 +114,9 @@ impl Client {
             return if failure.exit == Exit::Unreachable { Err(failure) } else { Ok(Err(failure)) };
         }
         let read = serde_json::from_slice(&bytes);
-        Ok(read.map_err(|error| Failure::failed(format!("the answer of {}{} is not understood (is it another version?): {error}", self.base(), call.path))))
+        Ok(read.map_err(|error| {
+            Failure::failed(format!("the answer of {}{} is not understood (is it another version?): {error}", self.base(), call.path))
+        }))
     }
 
     fn away(&self, error: &reqwest::Error) -> Failure {
@@ -153,7 +157,9 @@ mod tests {
     #[test]
     fn a_problem_becomes_a_failure_with_its_faults_and_the_right_exit_code() {
         let problem = |status: u16, code: &str, faults: Value| {
-            let text = serde_json::json!({"type": "/docs/errors", "code": code, "title": "T", "status": status, "detail": "D", "faults": faults}).to_string();
+            let text =
+                serde_json::json!({"type": "/docs/errors", "code": code, "title": "T", "status": status, "detail": "D", "faults": faults})
+                    .to_string();
             refused(StatusCode::from_u16(status).unwrap(), text.as_bytes())
         };
         let failure = problem(422, "spawn_invalid", serde_json::json!([{"pointer": "/tasks", "detail": "none"}]));

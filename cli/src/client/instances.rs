@@ -20,7 +20,8 @@ pub(crate) async fn command(context: &Context, command: InstanceCommand) -> Resu
     match command {
         InstanceCommand::Show(args) => {
             let path = path(&args)?;
-            let view: InstanceView = Link::with(context, &args.client.target, Work::LeftAlone, async |link| link.client.get(&path).await).await?;
+            let view: InstanceView =
+                Link::with(context, &args.client.target, Work::LeftAlone, async |link| link.client.get(&path).await).await?;
             output::show(args.client.output, &view, output::instance)
         }
         InstanceCommand::Events(args) => {

@@ -52,6 +52,11 @@ impl Link {
         Ok(Self { client: Client::new(embedded.url())?, embedded: Some(embedded), flags })
     }
 
+    /// Whether the fleet runs in this process, with its settings.
+    pub(crate) const fn is_ours(&self) -> bool {
+        self.embedded.is_some()
+    }
+
     /// Ends the fleet, if it runs in this process.
     pub(crate) async fn close(self) {
         if let Some(embedded) = self.embedded {

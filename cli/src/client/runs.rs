@@ -47,7 +47,9 @@ async fn run_file(context: &Context, args: RunFileArgs) -> Result<(), Failure> {
     let prepared = runfile::load(&file, &given)?;
     let work = if args.detach { Work::LeftAlone } else { Work::Done };
     if args.detach && args.client.target.data.is_some() {
-        return Err(Failure::usage("--detach needs a server that goes on working: leave --data away, or start `muster dev --data …` and give --url"));
+        return Err(Failure::usage(
+            "--detach needs a server that goes on working: leave --data away, or start `muster dev --data …` and give --url",
+        ));
     }
     Link::with(context, &args.client.target, work, async |link| {
         let spawned = spawn(link, prepared).await?;
@@ -69,7 +71,8 @@ pub(crate) async fn spawn(link: &Link, run: Prepared) -> Result<SpawnResponse, F
     let key = format!("cli-{}", uuid_v7(&SystemClock, &SystemRandom).simple());
     let agent: muster_shared::catalog::TemplateSelector = run.agent.parse().map_err(Failure::usage)?;
     let spawned: SpawnResponse = link.client.post_once(&format!("/v1/agents/{agent}/spawn"), &run.request, &key).await?;
-    output::note(format!("{}: {} with {} instances of {agent}", run.name, spawned.run_id, spawned.instances));
+    let instances = if spawned.instances == 1 { "1 instance".to_owned() } else { format!("{} instances", spawned.instances) };
+    output::note(format!("{}: {} with {instances} of {agent}", run.name, spawned.run_id));
     Ok(spawned)
 }
 
@@ -96,14 +99,16 @@ pub(crate) fn summary(run: &RunView) -> String {
 
 async fn list(context: &Context, limit: u32, client: &ClientArgs) -> Result<(), Failure> {
     let listing: Listing<RunView> =
-        Link::with(context, &client.target, Work::LeftAlone, async |link| link.client.get(&format!("/v1/runs?limit={limit}")).await).await?;
+        Link::with(context, &client.target, Work::LeftAlone, async |link| link.client.get(&format!("/v1/runs?limit={limit}")).await)
+            .await?;
     output::show(client.output, &listing.items, |views| output::runs(views))
 }
 
 async fn show(context: &Context, run: RunId, instances: bool, client: &ClientArgs) -> Result<(), Failure> {
     let (view, of) = Link::with(context, &client.target, Work::LeftAlone, async |link| {
         let view: RunView = link.client.get(&format!("/v1/runs/{run}")).await?;
-        let of: Vec<InstanceView> = if instances { client::all(&link.client, &format!("/v1/runs/{run}/instances")).await? } else { Vec::new() };
+        let of: Vec<InstanceView> =
+            if instances { client::all(&link.client, &format!("/v1/runs/{run}/instances")).await? } else { Vec::new() };
         Ok((view, of))
     })
     .await?;

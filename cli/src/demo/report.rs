@@ -22,7 +22,7 @@ pub(crate) fn markdown(run: &RunView, result: &RunResult) -> String {
     // Writing to a string does not fail.
     let _ = write!(
         text,
-        "\n---\n\n## Provenance\n\nRun `{}`: {} files read by `{}`, {} instances in all, {} steps.\n",
+        "\n---\n\n## Provenance\n\nRun `{}`: files read: {}, by `{}`; instances in all: {}; steps: {}.\n",
         run.id,
         leaves.len() - without.len(),
         run.agent,
@@ -106,7 +106,7 @@ mod tests {
         let result = RunResult { run_id: run.id, status: run.status, output: "# Answer".into(), provenance: vec![root] };
         let text = markdown(&run, &result);
         assert!(text.starts_with("# Answer\n\n---\n\n## Provenance\n"), "{text}");
-        assert!(text.contains(": 1 files read by `file-reader@1`, 3 instances in all, 7 steps."), "{text}");
+        assert!(text.contains(": files read: 1, by `file-reader@1`; instances in all: 3; steps: 7."), "{text}");
         assert!(text.contains("Without an answer: `b.md` (failed)."), "{text}");
         assert!(text.contains("- reducer 1.0 ") && text.contains("\n  - a.md ") && text.contains("\n  - b.md (failed) "), "{text}");
         assert_eq!(first_leaf(&result.provenance), Some(first));

@@ -162,7 +162,8 @@ mod tests {
     fn what_is_no_text_is_skipped_and_counted() {
         let mut long = vec![b'a'; 8191];
         long.extend("é".as_bytes());
-        let folder = tree(&[("nul", b"a\0b"), ("latin", b"caf\xe9 "), ("empty", b" \n"), ("od`d", b"x"), ("cut", &long), ("good", "é".as_bytes())]);
+        let folder =
+            tree(&[("nul", b"a\0b"), ("latin", b"caf\xe9 "), ("empty", b" \n"), ("od`d", b"x"), ("cut", &long), ("good", "é".as_bytes())]);
         assert_eq!(found(&folder, &["*"]), (vec!["cut".to_owned(), "good".to_owned()], 4));
     }
 

@@ -209,18 +209,21 @@ fn tasks_of(each: ForEach, given: &Given, notes: &mut Vec<String>) -> Result<Vec
         None => files::find(&globs)?,
     };
     if found.paths.is_empty() {
+        let below = given.folder.as_ref().map(|folder| format!(" in {}", folder.display())).unwrap_or_default();
         let skipped = if found.skipped > 0 { format!(" ({} were skipped: empty or no text)", found.skipped) } else { String::new() };
-        return Err(Failure::usage(format!("no text file matches {}{skipped}", globs.join(" "))));
+        return Err(Failure::usage(format!("no text file matches {}{below}{skipped}", globs.join(" "))));
     }
-    notes.push(match found.skipped {
-        0 => format!("{} files", found.paths.len()),
-        skipped => format!("{} files; {skipped} skipped: empty or no text", found.paths.len()),
-    });
+    let files = if found.paths.len() == 1 { "1 file".to_owned() } else { format!("{} files", found.paths.len()) };
+    notes.push(if found.skipped == 0 { files } else { format!("{files}; {} skipped: empty or no text", found.skipped) });
     if let Some(at_most) = given.at_most.filter(|at_most| found.paths.len() > *at_most) {
         notes.push(format!("only the first {at_most} files are used; --input chooses others"));
         found.paths.truncate(at_most);
     }
-    Ok(found.paths.iter().map(|path| TaskSpec::Full(Box::new(task_of(path, &each.task, each.name.as_deref(), each.role.as_deref())))).collect())
+    Ok(found
+        .paths
+        .iter()
+        .map(|path| TaskSpec::Full(Box::new(task_of(path, &each.task, each.name.as_deref(), each.role.as_deref()))))
+        .collect())
 }
 
 fn task_of(path: &str, task: &str, name: Option<&str>, role: Option<&str>) -> FullTask {

@@ -25,7 +25,10 @@ fn a_single_task_becomes_a_request() {
 fn templates_are_inline_or_named_and_take_the_given_model() {
     let text = "agent: a\ntask: t\ntemplates: [x.yaml, {name: b, model: m}]";
     let run = prepared(text, &Given::default()).unwrap();
-    assert_eq!(run.templates, [serde_json::json!({"name": "from-x.yaml", "models": ["a"]}), serde_json::json!({"name": "b", "model": "m"})]);
+    assert_eq!(
+        run.templates,
+        [serde_json::json!({"name": "from-x.yaml", "models": ["a"]}), serde_json::json!({"name": "b", "model": "m"})]
+    );
     let run = prepared(text, &Given { model: Some("p/q".to_owned()), ..Given::default() }).unwrap();
     assert_eq!(run.templates[1], serde_json::json!({"name": "b", "models": ["p/q"]}));
 }
@@ -52,7 +55,7 @@ fn each_file_gets_a_task_with_its_name() {
     assert_eq!(only.name.as_deref(), Some("doc b"));
 
     let none = prepared(text, &Given { input: vec!["*.bin".to_owned()], ..given }).unwrap_err();
-    assert_eq!(none.message, "no text file matches *.bin (1 were skipped: empty or no text)");
+    assert!(none.message.starts_with("no text file matches *.bin in ") && none.message.ends_with(" (1 were skipped: empty or no text)"));
 }
 
 #[test]

@@ -29,7 +29,10 @@ impl Vars {
                 for (key, value) in fields {
                     let at = format!("/set/{key}");
                     if OF_A_FILE.contains(&key.as_str()) || !is_key(key) {
-                        faults.push(Fault::new(&at, format!("a key has letters, digits, `_` and `-`, and is none of {}", OF_A_FILE.join(", "))));
+                        faults.push(Fault::new(
+                            &at,
+                            format!("a key has letters, digits, `_` and `-`, and is none of {}", OF_A_FILE.join(", ")),
+                        ));
                     } else if value.is_object() || value.is_array() {
                         faults.push(Fault::new(&at, "a value is a text, a number, true or false"));
                     } else {
@@ -144,22 +147,20 @@ fn sole(text: &str) -> Option<&str> {
 pub(crate) fn replace(text: &str, mut value: impl FnMut(&str) -> Option<String>) -> String {
     let mut filled = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some(begin) = rest.find("{{") {
-        let (before, from) = rest.split_at(begin);
+    while let Some((before, after)) = rest.split_once("{{") {
         filled.push_str(before);
-        let Some(end) = from.find("}}") else { break };
-        let (placeholder, after) = from.split_at(end + 2);
-        let key = placeholder[2..end].trim();
-        match is_key(key).then(|| value(key)).flatten() {
-            Some(value) => filled.push_str(&value),
-            None => filled.push_str(placeholder),
-        }
-        rest = after;
-        if rest.is_empty() {
-            return filled;
+        let placeholder = after.split_once("}}").map(|(key, after)| (key.trim(), after)).filter(|(key, _)| is_key(key));
+        match placeholder.and_then(|(key, after)| Some((value(key)?, after))) {
+            Some((value, after)) => {
+                filled.push_str(&value);
+                rest = after;
+            }
+            None => {
+                filled.push_str("{{");
+                rest = after;
+            }
         }
     }
-    // An opening without an end is text.
     filled.push_str(rest);
     filled
 }
@@ -172,7 +173,8 @@ mod tests {
 
     fn filled(mut document: Value, defaults: Value, given: &[&str]) -> Result<Value, String> {
         let given: Vec<String> = given.iter().map(|one| (*one).to_owned()).collect();
-        let show = |faults: Vec<Fault>| faults.iter().map(|fault| format!("{} {}", fault.pointer, fault.detail)).collect::<Vec<_>>().join("; ");
+        let show =
+            |faults: Vec<Fault>| faults.iter().map(|fault| format!("{} {}", fault.pointer, fault.detail)).collect::<Vec<_>>().join("; ");
         let faults = Vars::new(Some(&defaults), &given).map_err(show)?.fill(&mut document, &given);
         if faults.is_empty() { Ok(document) } else { Err(show(faults)) }
     }
@@ -210,5 +212,6 @@ mod tests {
             assert_eq!(replace(text, |_| Some("!".to_owned())), text);
         }
         assert_eq!(replace("{{a}}{{b}} {{", |key| Some(key.to_uppercase())), "AB {{");
+        assert_eq!(replace("{{ x {{a}} {{b}}", |key| (key == "a").then(|| "1".to_owned())), "{{ x 1 {{b}}");
     }
 }

@@ -95,7 +95,8 @@ impl Backbone {
             if !is_missing(self, &preset.name).await? {
                 continue;
             }
-            let json = serde_json::to_value(&preset).map_err(|error| Failure::failed(format!("the preset {} is unusable: {error}", preset.name)))?;
+            let json = serde_json::to_value(&preset)
+                .map_err(|error| Failure::failed(format!("the preset {} is unusable: {error}", preset.name)))?;
             match spawner.put_template(TeamId::DEFAULT, json, true).await {
                 Ok(version) => tracing::debug!(template = %version.reference(), "preset installed"),
                 Err(SpawnError::Invalid(faults)) => tracing::info!(preset = preset.name, %faults, "a preset is left out"),
@@ -134,7 +135,8 @@ fn tools(config: &Config, data: Option<&Path>, store: &Arc<dyn Store>) -> Result
 }
 
 async fn connect_queue(url: &Address, prefix: &str, stop: &CancellationToken) -> Result<Option<RedisQueue>, Failure> {
-    let queue = RedisQueue::connect(url.expose(), prefix).map_err(|error| Failure::usage(format!("redis_url or redis_prefix is not valid: {error}")))?;
+    let queue = RedisQueue::connect(url.expose(), prefix)
+        .map_err(|error| Failure::usage(format!("redis_url or redis_prefix is not valid: {error}")))?;
     let ask = || async { queue.depth().await.map_err(|error| wait::Pause::Again(error.to_string())) };
     Ok(wait::until_there(&format!("Redis at {url}"), stop, ask).await?.map(|_| queue.clone()))
 }

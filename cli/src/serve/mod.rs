@@ -186,11 +186,11 @@ fn worker_name() -> String {
     format!("{}/{}", host.as_deref().map_or("localhost", str::trim), std::process::id())
 }
 
-/// What a drain left behind.
+/// What a drain left behind, if it left anything.
 pub(crate) fn say_drained(drained: Drained) {
-    match drained.abandoned {
-        0 => tracing::info!("drained"),
-        abandoned => tracing::warn!(abandoned, "the grace period ended with calls in progress: they are made again elsewhere"),
+    if drained.abandoned > 0 {
+        let abandoned = drained.abandoned;
+        tracing::warn!(abandoned, "the grace period ended with calls in progress: they are made again elsewhere");
     }
 }
 

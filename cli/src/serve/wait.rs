@@ -12,6 +12,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// Between two tries at most.
 const LAST_PAUSE: Duration = Duration::from_secs(5);
 
+/// A try that takes longer is said while it lasts.
+const SILENCE: Duration = Duration::from_secs(1);
+
 /// Why there is nothing yet.
 #[derive(Debug)]
 pub(crate) enum Pause {
@@ -26,9 +29,11 @@ pub(crate) fn store(error: StoreError) -> Pause {
     match error {
         StoreError::Unavailable(why) => Pause::Again(why),
         StoreError::Schema(why) => Pause::Final(Failure::usage(format!("{why}. `muster migrate` brings an older schema up to date"))),
-        other @ (StoreError::NotFound(_) | StoreError::Conflict(_) | StoreError::KeyReused(_) | StoreError::Refused(_) | StoreError::Corrupt(_)) => {
-            Pause::Final(other.into())
-        }
+        other @ (StoreError::NotFound(_)
+        | StoreError::Conflict(_)
+        | StoreError::KeyReused(_)
+        | StoreError::Refused(_)
+        | StoreError::Corrupt(_)) => Pause::Final(other.into()),
     }
 }
 
@@ -41,7 +46,7 @@ where
     loop {
         let outcome = tokio::select! {
             () = stop.cancelled() => return Ok(None),
-            outcome = attempt() => outcome,
+            outcome = said_while_it_takes(what, attempt()) => outcome,
         };
         match outcome {
             Ok(there) => return Ok(Some(there)),
@@ -54,6 +59,18 @@ where
             return Ok(None);
         }
         pause = (pause * 2).min(LAST_PAUSE);
+    }
+}
+
+/// Drivers try for a while by themselves: whoever looks at the log shall not wonder.
+async fn said_while_it_takes<T>(what: &str, attempt: impl Future<Output = T>) -> T {
+    tokio::pin!(attempt);
+    match tokio::time::timeout(SILENCE, &mut attempt).await {
+        Ok(outcome) => outcome,
+        Err(_still_trying) => {
+            tracing::warn!("waiting for {what}");
+            attempt.await
+        }
     }
 }
 

@@ -13,7 +13,10 @@ use muster_shared::{
     policy::TemplateRef,
     queue::Ready,
     reduce::{Place, Tree},
-    store::{Claimed, Committed, GrantWindow, NewGroup, NewInstance, NewRun, Page, SpawnBatch, Spawned, Store, Then, WorkerRow, Write, WriteError},
+    store::{
+        Claimed, Committed, GrantWindow, NewGroup, NewInstance, NewRun, Page, SpawnBatch, Spawned, Store, Then, WorkerRow, Write,
+        WriteError,
+    },
     time::{Clock as _, SystemClock, SystemRandom, Timestamp},
     wire::{InstanceView, RunView},
 };

@@ -123,7 +123,12 @@ pub async fn logs_are_read_in_the_order_asked_and_match_the_claim(database: &imp
 /// A tail that does not match the claim means that somebody else owns the instance by now.
 pub async fn a_log_that_moved_on_is_a_conflict(database: &impl Database) {
     let bed = Bed::new(database);
-    let (_, _, held) = bed.held(&Plan::tasks(1)).await;
-    bed.commit(held[0].turn("on")).await;
-    assert!(matches!(bed.store.logs(&[&held[0].claimed]).await, Err(StoreError::Conflict(_))));
+    let (_, worker, mut held) = bed.held(&Plan::tasks(1)).await;
+    let step = held[0].turn("one");
+    bed.commit(step.clone()).await;
+    held[0].follow(&step);
+    bed.commit(held[0].release()).await;
+    let again = bed.claim(worker, &[held[0].id()]).await;
+    bed.commit(again[0].turn("two")).await;
+    assert!(matches!(bed.store.logs(&[&again[0].claimed]).await, Err(StoreError::Conflict(_))));
 }

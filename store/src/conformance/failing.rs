@@ -1,14 +1,6 @@
 //! Failures against what is tolerated: fail fast, a fraction, whole chunks, reducers.
 
-use muster_shared::{
-    error::ErrorClass,
-    fsm::Status,
-    ids::Incarnation,
-    queue::Ready,
-    reduce::Place,
-    store::Spawned,
-    wire::RunStatus,
-};
+use muster_shared::{error::ErrorClass, fsm::Status, ids::Incarnation, queue::Ready, reduce::Place, store::Spawned, wire::RunStatus};
 
 use super::{
     Database,
@@ -106,7 +98,11 @@ pub async fn a_chunk_of_failures_passes_up_empty_without_a_reducer(database: &im
 /// An empty answer, as the spec allowed.
 pub async fn a_run_whose_failures_are_all_tolerated_completes_without_a_result(database: &impl Database) {
     let bed = Bed::new(database);
-    for plan in [Plan { tolerated: 6, ..Plan::reduced(6, 5) }, Plan { tolerated: 3, ..Plan::tasks(3) }, Plan { tolerated: 1, ..Plan::reduced(1, 5) }] {
+    for plan in [
+        Plan { tolerated: 6, ..Plan::reduced(6, 5) },
+        Plan { tolerated: 3, ..Plan::tasks(3) },
+        Plan { tolerated: 1, ..Plan::reduced(1, 5) },
+    ] {
         let (spawned, _, held) = bed.held(&plan).await;
         assert!(end_leaves(&bed, &held, |_| true).await.is_empty());
         let run = bed.run(spawned.run).await;

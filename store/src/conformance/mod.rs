@@ -21,7 +21,7 @@ pub mod trees;
 pub mod waiting;
 pub mod workers;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use muster_shared::store::Store;
@@ -43,6 +43,9 @@ pub trait Database: Send + Sync {
 
     /// An id as a literal of this database's SQL.
     fn literal(&self, id: Uuid) -> String;
+
+    /// A column of times, so much earlier, as an expression of this database's SQL.
+    fn earlier(&self, column: &str, by: Duration) -> String;
 }
 
 /// Makes a test of every case, in a module named after the database. `$open` is the path of an async function

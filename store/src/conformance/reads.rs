@@ -101,7 +101,8 @@ pub async fn outputs_come_in_the_order_asked_without_the_missing(database: &impl
     let group = bed.run(spawned.run).await.group;
     let places = [Place::leaf(3), Place::leaf(1), Place::leaf(2), Place::leaf(0), Place { level: 1, index: 0 }];
     let outputs = bed.store.outputs(spawned.run, group, &places).await.expect("read");
-    let shown: Vec<_> = outputs.iter().map(|output| (output.place, output.instance, output.name.as_str(), output.output.as_str())).collect();
+    let shown: Vec<_> =
+        outputs.iter().map(|output| (output.place, output.instance, output.name.as_str(), output.output.as_str())).collect();
     let (zero, one) = (held[0].id(), held[1].id());
     assert_eq!(shown, [(Place::leaf(1), one, "task-1", "[1,   2]"), (Place::leaf(0), zero, "doc-0", "\"zero\"")]);
     assert!(bed.store.outputs(spawned.run, group, &[]).await.expect("read").is_empty());

@@ -1,12 +1,6 @@
 //! Waiting and waking, in both orders (rule 7); timers; release.
 
-use muster_shared::{
-    event::WaitFor,
-    fsm::Status,
-    store::WriteError,
-    time::Timestamp,
-    wire::RunStatus,
-};
+use muster_shared::{event::WaitFor, fsm::Status, store::WriteError, time::Timestamp, wire::RunStatus};
 
 use super::{
     Database,

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use muster_shared::{fsm::Status, ids::Incarnation, store::{Heartbeat, WriteError}};
+use muster_shared::{
+    fsm::Status,
+    ids::Incarnation,
+    store::{Heartbeat, WriteError},
+};
 use uuid::Uuid;
 
 use super::{

@@ -13,8 +13,11 @@ use super::{
 };
 
 /// Appends. At most one write for each instance. A crash leaves all of them stored that are fenced, or none.
-pub(super) async fn append(store: &PostgresStore, writes: &[&Write]) -> Result<Vec<Result<Committed, WriteError>>, Failure> {
+pub(super) async fn append(store: &PostgresStore, batch: &[&Write]) -> Result<Vec<Result<Committed, WriteError>>, Failure> {
     let mut connection = store.pool.acquire().await?;
+    // Rows are locked in the order in which they are given: by id.
+    let mut writes = batch.to_vec();
+    writes.sort_unstable_by_key(|write| write.lease.instance);
     let fenced: BTreeMap<Uuid, bool> = {
         let shard = store.shards.take();
         let column = |of: fn(&Write) -> i64| -> Vec<i64> { writes.iter().map(|write| of(write)).collect() };
@@ -24,7 +27,9 @@ pub(super) async fn append(store: &PostgresStore, writes: &[&Write]) -> Result<V
             .bind(writes.iter().map(|w| w.lease.worker.0).collect::<Vec<Uuid>>())
             .bind(column(|w| w.entries.first().map_or(0, |entry| entry.seq - 1)))
             .bind(column(|w| w.entries.last().map_or(0, |entry| entry.seq)))
-            .bind(writes.iter().map(|w| w.entries.last().map_or([0; 32].as_slice(), |entry| entry.hash.0.as_slice())).collect::<Vec<&[u8]>>())
+            .bind(
+                writes.iter().map(|w| w.entries.last().map_or([0; 32].as_slice(), |entry| entry.hash.0.as_slice())).collect::<Vec<&[u8]>>(),
+            )
             .bind(writes.iter().map(|w| w.state.as_str()).collect::<Vec<&str>>())
             .bind(writes.iter().map(|w| w.step).collect::<Vec<i32>>())
             .bind(column(|w| w.steps_added))
@@ -36,7 +41,7 @@ pub(super) async fn append(store: &PostgresStore, writes: &[&Write]) -> Result<V
         let rows = columns.bind(statement).fetch_all(&mut *connection).await?;
         rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, sqlx::Error>>()?
     };
-    let mut answers: Vec<Result<Committed, WriteError>> = writes
+    let mut answers: Vec<Result<Committed, WriteError>> = batch
         .iter()
         .map(|write| match fenced.get(&write.lease.instance.0) {
             Some(cancel) => Ok(Committed { cancel: *cancel, ready: Vec::new() }),
@@ -45,7 +50,7 @@ pub(super) async fn append(store: &PostgresStore, writes: &[&Write]) -> Result<V
         .collect();
     let lost: Vec<usize> = answers.iter().enumerate().filter(|(_, answer)| answer.is_err()).map(|(which, _)| which).collect();
     if !lost.is_empty() {
-        let asked: Vec<&Write> = lost.iter().map(|which| writes[*which]).collect();
+        let asked: Vec<&Write> = lost.iter().map(|which| batch[*which]).collect();
         for stored in already_stored(&mut connection, &asked).await? {
             answers[lost[stored.which]] = Ok(Committed { cancel: stored.cancel, ready: Vec::new() });
         }
@@ -61,10 +66,11 @@ WITH fenced AS (
   SELECT i.id, i.run_id, i.cancel_requested, w.last_seq, w.last_hash, w.state, w.step, w.steps, w.input_tokens, w.output_tokens, w.cost_micros
   FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::bigint[], $5::bigint[], $6::bytea[], $7::text[], $8::integer[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[])
     AS w (id, epoch, worker, follows, last_seq, last_hash, state, step, steps, input_tokens, output_tokens, cost_micros)
-  JOIN agent_instances i ON i.id = w.id
+  CROSS JOIN LATERAL (
+    SELECT a.id, a.run_id, a.epoch, a.worker_incarnation, a.status, a.last_seq, a.cancel_requested
+    FROM agent_instances a WHERE a.id = w.id LIMIT 1 FOR UPDATE
+  ) AS i
   WHERE i.epoch = w.epoch AND i.worker_incarnation = w.worker AND i.status = 'running' AND i.last_seq = w.follows
-  ORDER BY i.id
-  FOR UPDATE OF i
 ), logged AS (
   INSERT INTO agent_events (run_id, instance_id, seq, epoch, type, payload, at, hash)
   SELECT e.run_id, e.instance_id, e.seq, e.epoch, e.type, e.payload::json, timestamptz 'epoch' + e.at * interval '1 microsecond', e.hash

@@ -32,7 +32,11 @@ pub(super) async fn cancel_run(store: &PostgresStore, run: RunId, why: &str) -> 
             Err(error) => Err(Failure::from(error).into()),
         };
     }
-    sqlx::query("-- cancel_barrier\nSELECT 1 FROM runs WHERE id = $1 FOR UPDATE").bind(run.0).execute(&store.pool).await.map_err(Failure::from)?;
+    sqlx::query("-- cancel_barrier\nSELECT 1 FROM runs WHERE id = $1 FOR UPDATE")
+        .bind(run.0)
+        .execute(&store.pool)
+        .await
+        .map_err(Failure::from)?;
     Ok(())
 }
 
@@ -80,7 +84,8 @@ async fn cancel_one(store: &PostgresStore, instance: InstanceId, run: RunId, gro
     let shard = store.shards.take();
     let mut tx = store.pool.begin().await?;
     lock_runs(&mut tx, vec![run.0]).await?;
-    let lock: Vec<Uuid> = group.row.parent.iter().map(|parent| parent.0).chain([instance.0]).collect();
+    let mut lock: Vec<Uuid> = group.row.parent.iter().map(|parent| parent.0).chain([instance.0]).collect();
+    lock.sort_unstable();
     let one = lock_one(&mut tx, instance, run, lock).await?;
     let done = match one.status.as_str() {
         "running" => {
@@ -153,10 +158,9 @@ async fn lock_one(tx: &mut PgConnection, instance: InstanceId, run: RunId, lock:
 
 const LOCK_ONE: &str = "-- lock_one_instance
 SELECT i.id, i.status, i.epoch, i.last_seq, i.last_hash, i.level, i.ordinal,
-       r.cancel_requested OR EXISTS (SELECT FROM run_outcomes o WHERE o.run_id = i.run_id) AS run_is_over,
+       r.cancel_requested OR coalesce((SELECT true FROM run_outcomes o WHERE o.run_id = i.run_id), false) AS run_is_over,
        CASE WHEN i.level > 0 THEN (SELECT n.failed_leaves FROM reductions n WHERE n.group_id = i.group_id AND n.level = i.level
                                    AND n.ordinal = i.ordinal AND n.generation = i.generation) END AS failed_before
-FROM agent_instances i JOIN runs r ON r.id = i.run_id
-WHERE i.id = ANY($1)
-ORDER BY i.id
-FOR UPDATE OF i";
+FROM unnest($1::uuid[]) AS w (id)
+CROSS JOIN LATERAL (SELECT * FROM agent_instances a WHERE a.id = w.id LIMIT 1 FOR UPDATE) AS i
+CROSS JOIN LATERAL (SELECT n.cancel_requested FROM runs n WHERE n.id = i.run_id LIMIT 1) AS r";

@@ -112,7 +112,7 @@ pub(super) async fn end_unheld(
 const END_UNHELD: &str = "-- end_unheld
 WITH e AS (
   SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::bigint[], $8::bytea[])
-    AS e (run_id, instance_id, seq, epoch, type, payload, at, hash)
+    AS e (run_id, instance_id, seq, epoch, type, payload, at, hash) LIMIT cardinality($1)
 ), logged AS (
   INSERT INTO agent_events (run_id, instance_id, seq, epoch, type, payload, at, hash)
   SELECT e.run_id, e.instance_id, e.seq, e.epoch, e.type, e.payload::json, timestamptz 'epoch' + e.at * interval '1 microsecond', e.hash FROM e
@@ -253,7 +253,10 @@ SELECT (SELECT count(*) FROM agent_instances i WHERE i.run_id = $1 AND i.status 
 /// Closes a run in which nothing is live. Under the full lock: no commit that could add to it is under way.
 async fn close(store: &PostgresStore, run: RunId) -> Result<(), Failure> {
     let mut tx = store.pool.begin().await?;
-    let row = sqlx::query("-- lock_run_to_close\nSELECT 1 FROM runs WHERE id = $1 AND NOT closed FOR UPDATE").bind(run.0).fetch_optional(&mut *tx).await?;
+    let row = sqlx::query("-- lock_run_to_close\nSELECT 1 FROM runs WHERE id = $1 AND NOT closed FOR UPDATE")
+        .bind(run.0)
+        .fetch_optional(&mut *tx)
+        .await?;
     let live: i64 = sqlx::query_scalar(COUNT_LIVE).bind(run.0).fetch_one(&mut *tx).await?;
     if row.is_none() || live > 0 {
         tx.rollback().await?;
@@ -269,7 +272,9 @@ async fn close(store: &PostgresStore, run: RunId) -> Result<(), Failure> {
             let error = rows::error_json(Ending::cancelled(&why).error());
             sqlx::query(CLOSE_CANCELLED).bind(run.0).bind(error).execute(&mut *tx).await?;
         }
-        None => drop(sqlx::query("-- close_outcome\nUPDATE run_outcomes SET closed = true WHERE run_id = $1").bind(run.0).execute(&mut *tx).await?),
+        None => {
+            sqlx::query("-- close_outcome\nUPDATE run_outcomes SET closed = true WHERE run_id = $1").bind(run.0).execute(&mut *tx).await?;
+        }
     }
     sqlx::query(CLOSE_RUN).bind(run.0).execute(&mut *tx).await?;
     tx.commit().await?;

@@ -84,7 +84,10 @@ async fn claim(store: &PostgresStore, worker: Incarnation, core_rev: i32, ids: &
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+    // Rows are locked in the order in which they are given: by id.
+    let mut ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+    ids.sort_unstable();
+    ids.dedup();
     let found = sqlx::query(CLAIM_INSTANCES).bind(ids).bind(worker.0).bind(core_rev).fetch_all(&store.pool).await?;
     let mut of = Vec::with_capacity(found.len());
     for row in &found {
@@ -103,13 +106,16 @@ async fn claim(store: &PostgresStore, worker: Incarnation, core_rev: i32, ids: &
 const CLAIM_INSTANCES: &str = "-- claim_instances
 WITH picked AS (
   SELECT i.id, r.traceparent
-  FROM agent_instances i JOIN runs r ON r.id = i.run_id
-  WHERE i.id = ANY($1) AND i.status = 'queued' AND i.granted_at IS NOT NULL AND NOT i.cancel_requested AND NOT i.paused AND i.core_rev <= $3
+  FROM unnest($1::uuid[]) AS c (id)
+  CROSS JOIN LATERAL (
+    SELECT a.id, a.run_id, a.status, a.granted_at, a.cancel_requested, a.paused, a.core_rev
+    FROM agent_instances a WHERE a.id = c.id LIMIT 1 FOR UPDATE SKIP LOCKED
+  ) AS i
+  CROSS JOIN LATERAL (SELECT n.cancel_requested, n.paused, n.traceparent FROM runs n WHERE n.id = i.run_id LIMIT 1) AS r
+  WHERE i.status = 'queued' AND i.granted_at IS NOT NULL AND NOT i.cancel_requested AND NOT i.paused AND i.core_rev <= $3
     AND NOT r.cancel_requested AND NOT r.paused
     AND NOT EXISTS (SELECT FROM run_outcomes o WHERE o.run_id = i.run_id)
     AND EXISTS (SELECT FROM workers w WHERE w.incarnation = $2 AND w.alive)
-  ORDER BY i.id
-  FOR UPDATE OF i SKIP LOCKED
 )
 UPDATE agent_instances i
 SET status = 'running', worker_incarnation = $2, epoch = i.epoch + 1, started_at = coalesce(i.started_at, now()), updated_at = now()
@@ -123,19 +129,19 @@ SELECT id, run_id, epoch, worker_incarnation FROM agent_instances WHERE worker_i
 /// Rule 1: a statement of its own, after the claim; what it reads must end where the claim says.
 async fn logs(store: &PostgresStore, of: &[&Claimed]) -> Result<Vec<Vec<StoredEvent>>, Failure> {
     let mut logs: Vec<Vec<StoredEvent>> = of.iter().map(|_| Vec::new()).collect();
-    let begun: Vec<(i64, &Claimed)> = (0..).zip(of).filter(|(_, claimed)| claimed.last_seq > 0).map(|(which, claimed)| (which, *claimed)).collect();
-    if !begun.is_empty() {
-        let found = sqlx::query(READ_LOGS)
-            .bind(begun.iter().map(|(which, _)| *which).collect::<Vec<i64>>())
-            .bind(begun.iter().map(|(_, claimed)| claimed.lease.run.0).collect::<Vec<Uuid>>())
-            .bind(begun.iter().map(|(_, claimed)| claimed.lease.instance.0).collect::<Vec<Uuid>>())
-            .fetch_all(&store.pool)
-            .await?;
-        for row in &found {
-            let which = usize::try_from(row.try_get::<i64, _>("which")?).unwrap_or(usize::MAX);
-            if let Some(log) = logs.get_mut(which) {
-                log.push(rows::stored_event(row)?);
-            }
+    if of.is_empty() {
+        return Ok(logs);
+    }
+    let found = sqlx::query(READ_LOGS)
+        .bind((0..).zip(of).map(|(which, _)| which).collect::<Vec<i64>>())
+        .bind(of.iter().map(|claimed| claimed.lease.run.0).collect::<Vec<Uuid>>())
+        .bind(of.iter().map(|claimed| claimed.lease.instance.0).collect::<Vec<Uuid>>())
+        .fetch_all(&store.pool)
+        .await?;
+    for row in &found {
+        let which = usize::try_from(row.try_get::<i64, _>("which")?).unwrap_or(usize::MAX);
+        if let Some(log) = logs.get_mut(which) {
+            log.push(rows::stored_event(row)?);
         }
     }
     for (claimed, log) in of.iter().zip(&logs) {
@@ -152,7 +158,10 @@ async fn logs(store: &PostgresStore, of: &[&Claimed]) -> Result<Vec<Vec<StoredEv
 const READ_LOGS: &str = "-- read_logs
 SELECT w.which, e.instance_id, e.seq, e.epoch, e.type, e.payload::text AS payload, (extract(epoch FROM e.at) * 1000000)::bigint AS at, e.hash
 FROM unnest($1::bigint[], $2::uuid[], $3::uuid[]) AS w (which, run_id, instance_id)
-JOIN agent_events e ON e.run_id = w.run_id AND e.instance_id = w.instance_id
+CROSS JOIN LATERAL (
+  SELECT l.instance_id, l.seq, l.epoch, l.type, l.payload, l.at, l.hash
+  FROM agent_events l WHERE l.run_id = w.run_id AND l.instance_id = w.instance_id ORDER BY l.seq
+) AS e
 ORDER BY w.which, e.seq";
 
 async fn give_back(store: &PostgresStore, leases: &[Lease]) -> Result<u64, Failure> {
@@ -172,10 +181,11 @@ async fn give_back(store: &PostgresStore, leases: &[Lease]) -> Result<u64, Failu
 const GIVE_BACK: &str = "-- give_back
 WITH held AS (
   SELECT i.id
-  FROM unnest($1::uuid[], $2::bigint[], $3::uuid[]) AS l (id, epoch, worker) JOIN agent_instances i ON i.id = l.id
+  FROM unnest($1::uuid[], $2::bigint[], $3::uuid[]) AS l (id, epoch, worker)
+  CROSS JOIN LATERAL (
+    SELECT a.id, a.epoch, a.worker_incarnation, a.status FROM agent_instances a WHERE a.id = l.id LIMIT 1 FOR UPDATE
+  ) AS i
   WHERE i.epoch = l.epoch AND i.worker_incarnation = l.worker AND i.status = 'running'
-  ORDER BY i.id
-  FOR UPDATE OF i
 )
 UPDATE agent_instances i
 SET status = 'queued', worker_incarnation = NULL, granted_at = NULL, epoch = i.epoch + 1, updated_at = now()

@@ -88,7 +88,8 @@ pub(crate) type Deltas = BTreeMap<RunId, Delta>;
 
 /// Adds to the counters. The last statement of its transaction.
 pub(crate) async fn count(connection: &mut PgConnection, shard: &Shard<'_>, deltas: &Deltas) -> Result<(), Failure> {
-    let changed: Vec<(Uuid, Delta)> = deltas.iter().filter(|(_, delta)| **delta != Delta::default()).map(|(run, delta)| (run.0, *delta)).collect();
+    let changed: Vec<(Uuid, Delta)> =
+        deltas.iter().filter(|(_, delta)| **delta != Delta::default()).map(|(run, delta)| (run.0, *delta)).collect();
     if changed.is_empty() {
         return Ok(());
     }

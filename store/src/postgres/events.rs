@@ -97,7 +97,9 @@ pub(super) async fn already_stored(connection: &mut PgConnection, writes: &[&Wri
 const ALREADY_STORED: &str = "-- already_stored
 SELECT w.which, i.cancel_requested OR r.cancel_requested
 FROM unnest($1::bigint[], $2::uuid[], $3::uuid[], $4::bigint[], $5::bigint[], $6::bytea[]) AS w (which, run_id, instance_id, seq, epoch, hash)
-JOIN agent_events e ON e.run_id = w.run_id AND e.instance_id = w.instance_id AND e.seq = w.seq
-JOIN agent_instances i ON i.id = w.instance_id
-JOIN runs r ON r.id = w.run_id
+CROSS JOIN LATERAL (
+  SELECT l.epoch, l.hash FROM agent_events l WHERE l.run_id = w.run_id AND l.instance_id = w.instance_id AND l.seq = w.seq LIMIT 1
+) AS e
+CROSS JOIN LATERAL (SELECT a.cancel_requested FROM agent_instances a WHERE a.id = w.instance_id LIMIT 1) AS i
+CROSS JOIN LATERAL (SELECT n.cancel_requested FROM runs n WHERE n.id = w.run_id LIMIT 1) AS r
 WHERE e.epoch = w.epoch AND e.hash = w.hash";

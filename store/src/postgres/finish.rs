@@ -121,9 +121,9 @@ async fn update_groups(tx: &mut PgConnection, groups: &[&GroupUpdate]) -> Result
 const UPDATE_GROUPS: &str = "-- update_groups
 WITH held AS (
   SELECT g.id, d.newly_failed, d.done
-  FROM unnest($1::uuid[], $2::bigint[], $3::boolean[]) AS d (id, newly_failed, done) JOIN groups g ON g.id = d.id
-  ORDER BY g.id
-  FOR NO KEY UPDATE OF g
+  FROM unnest($1::uuid[], $2::bigint[], $3::boolean[]) AS d (id, newly_failed, done)
+  CROSS JOIN LATERAL (SELECT l.id FROM groups l WHERE l.id = d.id LIMIT 1 FOR NO KEY UPDATE) AS g
+  LIMIT cardinality($1)
 ), counted AS (
   UPDATE groups g SET failed_leaves = g.failed_leaves + h.newly_failed, done = g.done OR h.done
   FROM held h WHERE g.id = h.id
@@ -160,8 +160,11 @@ ON CONFLICT (run_id) DO NOTHING";
 
 /// Runs whose root group is done are completed, unless they have failed.
 async fn complete_runs(tx: &mut PgConnection, groups: &[&GroupUpdate]) -> Result<(), Failure> {
-    let roots: Vec<&GroupRow> =
-        groups.iter().filter(|update| update.done_by.is_some() && update.group.parent.is_none()).map(|update| update.group.as_ref()).collect();
+    let roots: Vec<&GroupRow> = groups
+        .iter()
+        .filter(|update| update.done_by.is_some() && update.group.parent.is_none())
+        .map(|update| update.group.as_ref())
+        .collect();
     if roots.is_empty() {
         return Ok(());
     }
@@ -225,7 +228,9 @@ async fn wake_parents(
 const WAKE_PARENTS: &str = "-- wake_parents
 WITH before AS (
   SELECT p.id, p.granted, i.waiting_for IS NOT DISTINCT FROM 'children' AS waited
-  FROM unnest($1::uuid[], $2::boolean[]) AS p (id, granted) JOIN agent_instances i ON i.id = p.id
+  FROM unnest($1::uuid[], $2::boolean[]) AS p (id, granted)
+  CROSS JOIN LATERAL (SELECT a.waiting_for FROM agent_instances a WHERE a.id = p.id LIMIT 1) AS i
+  LIMIT cardinality($1)
 ), woken AS (
   UPDATE agent_instances i
   SET wake_seq = i.wake_seq + 1, updated_at = now(),
@@ -279,7 +284,8 @@ WITH made AS (
   SELECT f.id, g.run_id, g.id, g.parent_id, g.team_id, g.project_id, f.level, f.ordinal, g.reducer_template_id, g.reducer_template_version,
     g.reducer_template_name, g.reducer_policy_hash, $6, coalesce((SELECT p.depth + 1 FROM agent_instances p WHERE p.id = g.parent_id), 0),
     r.priority, g.reducer_task, 'queued', 'init', CASE WHEN f.granted AND NOT r.paused THEN now() END
-  FROM unnest($1::uuid[], $2::uuid[], $3::integer[], $4::bigint[], $5::boolean[]) AS f (id, group_id, level, ordinal, granted)
+  FROM (SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::integer[], $4::bigint[], $5::boolean[]) AS n (id, group_id, level, ordinal, granted)
+        LIMIT cardinality($1)) AS f
   JOIN groups g ON g.id = f.group_id JOIN runs r ON r.id = g.run_id
   WHERE NOT r.cancel_requested AND NOT EXISTS (SELECT FROM run_outcomes o WHERE o.run_id = g.run_id)
   RETURNING id, run_id, group_id, level, ordinal, priority, granted_at

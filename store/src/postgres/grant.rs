@@ -10,7 +10,12 @@ use muster_shared::{ids::RunId, queue::Ready, store::GrantWindow};
 use sqlx::{PgConnection, Row as _};
 use uuid::Uuid;
 
-use super::{PostgresStore, claims::micros, counters::{Deltas, count}, errors::Failure};
+use super::{
+    PostgresStore,
+    claims::micros,
+    counters::{Deltas, count},
+    errors::Failure,
+};
 use crate::rows;
 
 /// Runs looked at in one round.
@@ -65,12 +70,15 @@ WITH RECURSIVE due (run_id) AS (
   FROM due d WHERE d.run_id IS NOT NULL
 ), wanting AS (
   SELECT r.id
-  FROM due d JOIN runs r ON r.id = d.run_id
+  FROM due d
+  CROSS JOIN LATERAL (SELECT n.id, n.paused, n.cancel_requested, n.max_parallel, n.priority FROM runs n WHERE n.id = d.run_id LIMIT 1) AS r
   CROSS JOIN LATERAL (SELECT count(*) AS n FROM agent_instances f WHERE f.run_id = r.id AND f.granted_at IS NOT NULL) AS flying
+  CROSS JOIN LATERAL (
+    SELECT 1 FROM agent_instances i WHERE i.run_id = r.id AND i.status = 'queued' AND i.granted_at IS NULL
+    AND (i.run_after IS NULL OR i.run_after <= now()) LIMIT 1
+  ) AS something
   WHERE NOT r.paused AND NOT r.cancel_requested AND flying.n < r.max_parallel
     AND NOT EXISTS (SELECT FROM run_outcomes o WHERE o.run_id = r.id)
-    AND EXISTS (SELECT FROM agent_instances i WHERE i.run_id = r.id AND i.status = 'queued' AND i.granted_at IS NULL
-                AND (i.run_after IS NULL OR i.run_after <= now()))
   ORDER BY r.priority DESC, flying.n, r.id
   LIMIT $1
 )
@@ -132,7 +140,7 @@ async fn grant_instances(tx: &mut PgConnection, wanted: &(Vec<Uuid>, Vec<i64>)) 
 const GRANT_INSTANCES: &str = "-- grant_instances
 WITH picked AS (
   SELECT i.id, s.nr
-  FROM unnest($1::uuid[], $2::bigint[]) WITH ORDINALITY AS s (run_id, n, nr)
+  FROM (SELECT * FROM unnest($1::uuid[], $2::bigint[]) WITH ORDINALITY LIMIT cardinality($1)) AS s (run_id, n, nr)
   CROSS JOIN LATERAL (
     SELECT q.id FROM agent_instances q
     WHERE q.run_id = s.run_id AND q.status = 'queued' AND q.granted_at IS NULL AND NOT q.paused AND NOT q.cancel_requested
@@ -153,13 +161,14 @@ pub(super) async fn stale_grants(store: &PostgresStore, age: Duration, limit: i6
     Ok(found.iter().map(rows::ready).collect::<Result<_, _>>()?)
 }
 
+// The oldest first, so that none is forgotten. Out of the order of locks, but nothing is waited for.
 const STALE_GRANTS: &str = "-- stale_grants
 WITH stale AS (
   SELECT i.id, r.traceparent
   FROM agent_instances i JOIN runs r ON r.id = i.run_id
   WHERE i.status = 'queued' AND i.granted_at IS NOT NULL AND i.granted_at <= now() - $1 * interval '1 microsecond'
     AND NOT i.cancel_requested AND NOT r.cancel_requested AND NOT r.paused
-  ORDER BY i.id LIMIT $2
+  ORDER BY i.granted_at, i.id LIMIT $2
   FOR UPDATE OF i SKIP LOCKED
 )
 UPDATE agent_instances i SET granted_at = now()

@@ -4,6 +4,12 @@
 //! function and carries its name in the first line. Lock order: run, instances by id, reduction nodes, groups,
 //! counters.
 //!
+//! Plans are made once for each connection, perhaps while the tables are empty, and must hold for millions of rows.
+//! So statements leave the planner no choice: given rows come from `unnest` (with `LIMIT cardinality`, which makes
+//! it expect few) and look up others by primary key in a `LATERAL` with `LIMIT 1`, which is neither flattened nor
+//! given conditions that would match a partial index. `EXISTS` stands only where it becomes a join: elsewhere it
+//! could become a hash of the whole table.
+//!
 //! Of the run's row lock three strengths are used. What may add to a run (a terminal write, which may spawn a
 //! reducer) takes `FOR KEY SHARE`; grants take `FOR NO KEY UPDATE`, which excludes other grants and not the former;
 //! cancel sets its flag and then takes `FOR UPDATE` as a barrier: who comes later sees the flag and does not lock

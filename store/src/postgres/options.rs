@@ -42,8 +42,9 @@ impl PostgresOptions {
     /// What each connection is made with.
     pub(super) fn connect_options(&self, url: &str) -> Result<PgConnectOptions, StoreError> {
         // The driver's message can repeat parts of the address, and that may hold a password.
-        let options: PgConnectOptions =
-            url.parse().map_err(|_| StoreError::Refused("the database address cannot be read: expected `postgres://user:password@host:port/database`".to_owned()))?;
+        let options: PgConnectOptions = url.parse().map_err(|_| {
+            StoreError::Refused("the database address cannot be read: expected `postgres://user:password@host:port/database`".to_owned())
+        })?;
         let millis = |span: Duration| span.as_millis().to_string();
         let options = options
             .application_name("muster")

@@ -79,13 +79,8 @@ impl Reads for PostgresStore {
         const RUNS: &str = run_views!("runs", "SELECT * FROM runs WHERE team_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3");
         let after = page.after.as_deref().map(rows::run_cursor).transpose()?.map_or(Uuid::max(), |run| run.0);
         let limit = page.limit.max(0);
-        let found = sqlx::query(RUNS)
-            .bind(team.0)
-            .bind(after)
-            .bind(limit.saturating_add(1))
-            .fetch_all(&self.pool)
-            .await
-            .map_err(Failure::from)?;
+        let found =
+            sqlx::query(RUNS).bind(team.0).bind(after).bind(limit.saturating_add(1)).fetch_all(&self.pool).await.map_err(Failure::from)?;
         let runs = found.iter().map(rows::run_view).collect::<Result<Vec<_>, _>>()?;
         Ok(listing(runs, limit, |run| run.id.to_string()))
     }
@@ -196,7 +191,10 @@ FROM agent_events WHERE run_id = $1 AND instance_id = $2 AND seq > $3 ORDER BY s
 const OUTPUTS: &str = "-- outputs
 SELECT i.id, i.run_id, i.level, i.ordinal, i.name, i.output::text AS output
 FROM unnest($3::integer[], $4::bigint[]) WITH ORDINALITY AS p (level, ordinal, nr)
-JOIN agent_instances i ON i.run_id = $1 AND i.group_id = $2 AND i.level = p.level AND i.ordinal = p.ordinal AND i.generation = 1
+CROSS JOIN LATERAL (
+  SELECT a.id, a.run_id, a.level, a.ordinal, a.name, a.output, a.status FROM agent_instances a
+  WHERE a.run_id = $1 AND a.group_id = $2 AND a.level = p.level AND a.ordinal = p.ordinal AND a.generation = 1 LIMIT 1
+) AS i
 WHERE i.status = 'completed' AND i.output IS NOT NULL
 ORDER BY p.nr";
 

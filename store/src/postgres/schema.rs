@@ -1,6 +1,6 @@
 //! The schema's version: brought up to date by `migrate`, checked by everything else.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use muster_shared::store::StoreError;
 use sqlx::{
@@ -18,16 +18,17 @@ const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "spine", include_str!("../../../
 const NEWEST: i64 = MIGRATIONS[MIGRATIONS.len() - 1].0;
 
 fn migrator() -> Migrator {
-    let migrations = MIGRATIONS.iter().map(|(version, name, sql)| {
-        Migration::new(*version, Cow::Borrowed(*name), MigrationType::Simple, (*sql).into_sql_str(), false)
-    });
+    let migrations = MIGRATIONS
+        .iter()
+        .map(|(version, name, sql)| Migration::new(*version, Cow::Borrowed(*name), MigrationType::Simple, (*sql).into_sql_str(), false));
     Migrator::with_migrations(migrations.collect())
 }
 
 /// Brings the schema of the database at `url` to the version of this binary. An advisory lock lets several
 /// processes try at once; a crash leaves a migration applied or not.
 pub async fn migrate(url: &str) -> Result<(), StoreError> {
-    let options = PostgresOptions::default().connect_options(url)?;
+    // A migration may take as long as it needs, but does not wait for ever in front of everybody else.
+    let options = PostgresOptions { statement_timeout: Duration::ZERO, ..PostgresOptions::default() }.connect_options(url)?;
     let mut connection = PgConnection::connect_with(&options).await.map_err(Failure::from)?;
     if let Some(found) = applied(&mut connection).await?
         && found > NEWEST

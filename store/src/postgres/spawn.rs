@@ -67,13 +67,7 @@ fn only_leaf(batch: &SpawnBatch) -> Option<InstanceId> {
 /// False when the key is taken: then a racing spawn has committed, for whose end the insert has waited.
 async fn take_key(tx: &mut PgConnection, batch: &SpawnBatch) -> Result<bool, Failure> {
     let Some((key, hash)) = &batch.idempotency else { return Ok(true) };
-    let taken = sqlx::query(TAKE_KEY)
-        .bind(batch.run.team.0)
-        .bind(key)
-        .bind(hash.0.as_slice())
-        .bind(batch.run.id.0)
-        .execute(tx)
-        .await?;
+    let taken = sqlx::query(TAKE_KEY).bind(batch.run.team.0).bind(key).bind(hash.0.as_slice()).bind(batch.run.id.0).execute(tx).await?;
     Ok(taken.rows_affected() == 1)
 }
 

@@ -114,7 +114,7 @@ async fn recognise(store: &PostgresStore, writes: &[&Write], answers: &mut [Resu
 
 fn ended<'w>(cause: usize, row: &Locked, write: &'w Write, failure: Option<&'w AgentError>) -> Option<Finished<'w>> {
     // In a run that is cancelled, or has its outcome, nothing follows from an end.
-    (!row.run_is_over()).then(|| Finished {
+    (!row.run_is_over()).then_some(Finished {
         cause,
         instance: write.lease.instance,
         group: &write.group,
@@ -151,9 +151,12 @@ const fn failed_status(class: ErrorClass) -> Status {
     match class {
         ErrorClass::Timeout => Status::Timeout,
         ErrorClass::Cancelled => Status::Cancelled,
-        ErrorClass::Model | ErrorClass::Tool | ErrorClass::Validation | ErrorClass::Permission | ErrorClass::Budget | ErrorClass::Internal => {
-            Status::Failed
-        }
+        ErrorClass::Model
+        | ErrorClass::Tool
+        | ErrorClass::Validation
+        | ErrorClass::Permission
+        | ErrorClass::Budget
+        | ErrorClass::Internal => Status::Failed,
     }
 }
 
@@ -188,7 +191,7 @@ WHERE r.id = ANY($1) AND NOT r.cancel_requested AND NOT EXISTS (SELECT FROM run_
 ORDER BY r.id
 FOR KEY SHARE OF r";
 
-/// Locks instances by id and reads them; after the runs, so that what is read about those is true until the end.
+/// Locks instances in the order given, by id, and reads them; after the runs, so that what is read about those is true until the end.
 pub(super) async fn lock_instances(connection: &mut PgConnection, ids: Vec<Uuid>) -> Result<BTreeMap<InstanceId, Locked>, Failure> {
     let found = sqlx::query(LOCK_INSTANCES).bind(ids).fetch_all(connection).await?;
     let mut locked = BTreeMap::new();
@@ -215,13 +218,12 @@ pub(super) async fn lock_instances(connection: &mut PgConnection, ids: Vec<Uuid>
 const LOCK_INSTANCES: &str = "-- lock_instances
 SELECT i.id, i.epoch, i.status, i.worker_incarnation, i.last_seq, i.wake_seq, i.cancel_requested, i.priority,
        r.cancel_requested AS run_cancelled, r.traceparent,
-       EXISTS (SELECT FROM run_outcomes o WHERE o.run_id = i.run_id) AS run_ended,
+       coalesce((SELECT true FROM run_outcomes o WHERE o.run_id = i.run_id), false) AS run_ended,
        CASE WHEN i.level > 0 THEN (SELECT n.failed_leaves FROM reductions n WHERE n.group_id = i.group_id AND n.level = i.level
                                    AND n.ordinal = i.ordinal AND n.generation = i.generation) END AS failed_before
-FROM agent_instances i JOIN runs r ON r.id = i.run_id
-WHERE i.id = ANY($1)
-ORDER BY i.id
-FOR UPDATE OF i";
+FROM unnest($1::uuid[]) AS w (id)
+CROSS JOIN LATERAL (SELECT * FROM agent_instances a WHERE a.id = w.id LIMIT 1 FOR UPDATE) AS i
+CROSS JOIN LATERAL (SELECT n.cancel_requested, n.traceparent FROM runs n WHERE n.id = i.run_id LIMIT 1) AS r";
 
 /// The rows after their writes, column by column.
 #[derive(Default)]
@@ -312,7 +314,8 @@ SET status = w.status, state = w.state, step = w.step, waiting_for = w.waiting_f
     last_seq = coalesce(w.last_seq, i.last_seq), last_hash = coalesce(w.last_hash, i.last_hash),
     input_tokens = i.input_tokens + w.input_tokens, output_tokens = i.output_tokens + w.output_tokens,
     cost_micros = i.cost_micros + w.cost_micros, updated_at = now()
-FROM unnest($9::uuid[], $10::text[], $11::text[], $12::integer[], $13::text[], $14::bigint[], $15::boolean[], $16::text[], $17::text[],
+FROM (SELECT * FROM unnest($9::uuid[], $10::text[], $11::text[], $12::integer[], $13::text[], $14::bigint[], $15::boolean[], $16::text[], $17::text[],
             $18::bigint[], $19::bytea[], $20::bigint[], $21::bigint[], $22::bigint[])
-  AS w (id, status, state, step, waiting_for, run_after, keep_grant, output, error, last_seq, last_hash, input_tokens, output_tokens, cost_micros)
+  AS g (id, status, state, step, waiting_for, run_after, keep_grant, output, error, last_seq, last_hash, input_tokens, output_tokens, cost_micros)
+  LIMIT cardinality($9)) AS w
 WHERE i.id = w.id";

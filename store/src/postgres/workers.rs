@@ -47,10 +47,10 @@ WITH beat AS (
   UPDATE workers SET heartbeat_at = clock_timestamp() WHERE incarnation = $1 AND alive RETURNING 1
 )
 SELECT (SELECT count(*) FROM beat) AS alive,
-  ARRAY(SELECT i.id FROM agent_instances i JOIN runs r ON r.id = i.run_id
+  ARRAY(SELECT i.id FROM agent_instances i CROSS JOIN LATERAL (SELECT n.cancel_requested FROM runs n WHERE n.id = i.run_id LIMIT 1) AS r
         WHERE i.worker_incarnation = $1 AND i.status = 'running'
           AND (i.cancel_requested OR r.cancel_requested
-               OR EXISTS (SELECT FROM run_outcomes o WHERE o.run_id = i.run_id AND NOT o.closed))) AS cancel";
+               OR coalesce((SELECT NOT o.closed FROM run_outcomes o WHERE o.run_id = i.run_id), false))) AS cancel";
 
 pub(super) async fn retire(store: &PostgresStore, worker: Incarnation) -> Result<(), Failure> {
     sqlx::query("-- retire_worker\nUPDATE workers SET alive = false WHERE incarnation = $1").bind(worker.0).execute(&store.pool).await?;

@@ -206,8 +206,7 @@ impl SqliteStore {
         } else {
             (Event::Cancelled(error.clone()), Status::Cancelled, State::Failed)
         };
-        let entries: Vec<Entry> =
-            ended.iter().map(|one| Entry::following(one.instance, one.tail, one.epoch + 1, &event, now)).collect();
+        let entries: Vec<Entry> = ended.iter().map(|one| Entry::following(one.instance, one.tail, one.epoch + 1, &event, now)).collect();
         let logged: Vec<Logged<'_>> =
             ended.iter().zip(&entries).map(|(one, entry)| Logged { run: one.run, instance: one.instance, entry }).collect();
         let changes: Vec<HandOver<'_>> = ended

@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use muster_shared::{
     catalog::{NameOrId, TemplateSelector, TemplateVersion},
+    hash::Hash32,
     ids::{ProjectId, TeamId, TemplateId},
     store::{Catalog, StoreError},
     template::Template,
@@ -22,13 +23,13 @@ impl Catalog for SqliteStore {
         }
         let mut tx = self.begin().await?;
         let now = self.now();
-        let (id, newest) = newest(&mut tx, team, &spec.name).await?.unwrap_or((id, None));
-        let version = match newest {
-            Some((version, hash)) if hash == spec.hash() => version,
+        let newest = newest(&mut tx, team, &spec.name).await?;
+        let (id, version) = match newest {
+            Some((known, version, hash)) if hash == spec.hash() => (known, version),
             older => {
-                let version = older.map_or(1, |(version, _)| version + 1);
-                insert_version(&mut tx, team, (id, version), spec, &json, now).await?;
-                version
+                let next = older.map_or((id, 1), |(known, version, _)| (known, version + 1));
+                insert_version(&mut tx, team, next, spec, &json, now).await?;
+                next
             }
         };
         if activate {
@@ -91,12 +92,7 @@ impl Catalog for SqliteStore {
 }
 
 /// Id of the template with this name, and its newest version with its hash.
-#[expect(clippy::type_complexity, reason = "used once, and taken apart at once")]
-async fn newest(
-    conn: &mut SqliteConnection,
-    team: TeamId,
-    name: &str,
-) -> Result<Option<(TemplateId, Option<(i32, muster_shared::hash::Hash32)>)>, StoreError> {
+async fn newest(conn: &mut SqliteConnection, team: TeamId, name: &str) -> Result<Option<(TemplateId, i32, Hash32)>, StoreError> {
     let row = sqlx::query(
         "-- newest_version
          SELECT id, version, spec_hash FROM agent_templates WHERE team_id = ?1 AND name = ?2 ORDER BY version DESC LIMIT 1",
@@ -108,7 +104,7 @@ async fn newest(
     .map_err(db)?;
     let Some(row) = row else { return Ok(None) };
     let at = Reader::new("agent_templates", &row);
-    Ok(Some((TemplateId(at.uuid("id")?), Some((at.i32("version")?, at.hash("spec_hash")?)))))
+    Ok(Some((TemplateId(at.uuid("id")?), at.i32("version")?, at.hash("spec_hash")?)))
 }
 
 async fn insert_version(
@@ -153,7 +149,12 @@ async fn activate_version(conn: &mut SqliteConnection, id: TemplateId, version: 
     Ok(())
 }
 
-async fn version_of(conn: &mut SqliteConnection, team: TeamId, id: TemplateId, version: i32) -> Result<Option<TemplateVersion>, StoreError> {
+async fn version_of(
+    conn: &mut SqliteConnection,
+    team: TeamId,
+    id: TemplateId,
+    version: i32,
+) -> Result<Option<TemplateVersion>, StoreError> {
     let row = sqlx::query(
         "-- template_version
          SELECT t.id, t.version, t.spec_json, t.spec_hash, a.version IS NOT NULL AS active, t.created_at

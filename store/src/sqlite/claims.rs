@@ -154,19 +154,25 @@ impl SqliteStore {
     }
 
     async fn read_logs(&self, of: &[&Claimed]) -> Result<Vec<Vec<StoredEvent>>, StoreError> {
-        let asked = of.iter().map(|one| format!("[\"{}\",\"{}\"]", one.lease.run.0.simple(), one.lease.instance.0.simple()));
+        // A first claim has no log to miss anything of: its own answer says that there was none.
+        let begun = of.iter().enumerate().filter(|(_, one)| one.last_seq > 0);
+        let asked: Vec<String> =
+            begun.map(|(place, one)| format!("[{place},\"{}\",\"{}\"]", one.lease.run.0.simple(), one.lease.instance.0.simple())).collect();
+        let mut logs = vec![Vec::new(); of.len()];
+        if asked.is_empty() {
+            return Ok(logs);
+        }
         let found = sqlx::query(
             "-- logs
-             SELECT given.key AS place, e.run_id, e.instance_id, e.seq, e.epoch, e.type, e.payload, e.at, e.hash
+             SELECT given.value ->> 0 AS place, e.run_id, e.instance_id, e.seq, e.epoch, e.type, e.payload, e.at, e.hash
              FROM json_each(?1) AS given
-             CROSS JOIN agent_events e ON e.run_id = unhex(given.value ->> 0) AND e.instance_id = unhex(given.value ->> 1)
+             CROSS JOIN agent_events e ON e.run_id = unhex(given.value ->> 1) AND e.instance_id = unhex(given.value ->> 2)
              ORDER BY given.key, e.seq",
         )
         .bind(json_list(asked))
         .fetch_all(&self.readers)
         .await
         .map_err(db)?;
-        let mut logs = vec![Vec::new(); of.len()];
         for row in &found {
             let place = usize::try_from(Reader::new("agent_events", row).i64("place")?).unwrap_or(usize::MAX);
             if let Some(log) = logs.get_mut(place) {
@@ -189,9 +195,8 @@ impl SqliteStore {
         if leases.is_empty() {
             return Ok(0);
         }
-        let given = leases
-            .iter()
-            .map(|lease| format!("[\"{}\",{},\"{}\"]", lease.instance.0.simple(), lease.epoch, lease.worker.0.simple()));
+        let given =
+            leases.iter().map(|lease| format!("[\"{}\",{},\"{}\"]", lease.instance.0.simple(), lease.epoch, lease.worker.0.simple()));
         let returned = sqlx::query(
             "-- give_back
              UPDATE agent_instances SET status = 'queued', worker_incarnation = NULL, granted_at = NULL, epoch = epoch + 1,

@@ -28,7 +28,8 @@ type Answer = Result<Committed, WriteError>;
 impl SqliteStore {
     /// See [`muster_shared::store::Journal::commit`].
     pub(super) async fn commit_batch(&self, batch: Vec<Write>) -> Vec<Answer> {
-        let mut answers: Vec<Option<Answer>> = batch.iter().map(|write| rows::refused_write(write).map(|why| Err(WriteError::Refused(why)))).collect();
+        let mut answers: Vec<Option<Answer>> =
+            batch.iter().map(|write| rows::refused_write(write).map(|why| Err(WriteError::Refused(why)))).collect();
         let mut rest: Vec<usize> = (0..batch.len()).filter(|n| answers[*n].is_none()).collect();
         // Two writes to one instance follow each other in rounds of their own.
         while !rest.is_empty() {

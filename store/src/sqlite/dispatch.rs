@@ -77,8 +77,10 @@ impl SqliteStore {
         let found = sqlx::query(
             "-- stale_grants
              UPDATE agent_instances SET granted_at = ?2
-             WHERE id IN (SELECT id FROM agent_instances WHERE granted_at IS NOT NULL AND status = 'queued' AND granted_at <= ?1
-                          ORDER BY granted_at, id LIMIT ?3)
+             WHERE id IN (SELECT i.id FROM agent_instances i JOIN runs r ON r.id = i.run_id
+                          WHERE i.granted_at IS NOT NULL AND i.status = 'queued' AND i.granted_at <= ?1
+                            AND i.cancel_requested = 0 AND r.cancel_requested = 0 AND r.paused = 0
+                          ORDER BY i.granted_at, i.id LIMIT ?3)
              RETURNING id, priority, level, (SELECT traceparent FROM runs WHERE runs.id = run_id) AS traceparent",
         )
         .bind(before(now, age))

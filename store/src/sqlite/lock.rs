@@ -21,8 +21,7 @@ impl FileLock {
     pub(super) fn take(database: &Path) -> Result<Self, StoreError> {
         let path = beside(database);
         let unavailable = |error: std::io::Error| StoreError::Unavailable(format!("the lock file {}: {error}", path.display()));
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(unavailable)?;
+        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(unavailable)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {

@@ -79,7 +79,9 @@ impl Location {
         match rest {
             Some(":memory:") => Ok(Self::Memory),
             Some(path) if !path.is_empty() => Ok(Self::File(path.into())),
-            Some(_) | None => Err(StoreError::Refused(format!("`{url}` names no SQLite file: expected `sqlite:///path/to/file` or `sqlite:file`"))),
+            Some(_) | None => {
+                Err(StoreError::Refused(format!("`{url}` names no SQLite file: expected `sqlite:///path/to/file` or `sqlite:file`")))
+            }
         }
     }
 }

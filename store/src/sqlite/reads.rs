@@ -25,7 +25,11 @@ use crate::rows::{self, InstanceCursor, Reader};
 macro_rules! run_views {
     ($name:literal, $page:literal) => {
         concat!(
-            "-- ", $name, "\nWITH page AS (", $page, ")
+            "-- ",
+            $name,
+            "\nWITH page AS (",
+            $page,
+            ")
              SELECT p.id, p.root_group, p.template_name, p.template_version, g.total AS tasks, c.total, c.waiting, c.completed,
                     c.failed, c.timeout, c.cancelled, c.steps, c.input_tokens, c.output_tokens, c.cost_micros, p.priority,
                     p.max_parallel, p.created_at, p.deadline_at, p.cancel_requested, o.status AS outcome, o.closed,
@@ -64,16 +68,14 @@ impl Reads for SqliteStore {
 
     async fn runs(&self, team: TeamId, page: &Page) -> Result<wire::Listing<wire::RunView>, StoreError> {
         let after = page.after.as_deref().map(rows::run_cursor).transpose()?;
-        let found = sqlx::query(run_views!(
-            "runs",
-            "SELECT * FROM runs WHERE team_id = ?1 AND (?2 IS NULL OR id < ?2) ORDER BY id DESC LIMIT ?3"
-        ))
-        .bind(team.0)
-        .bind(after.map(|run| run.0))
-        .bind(page.limit.saturating_add(1))
-        .fetch_all(&self.readers)
-        .await
-        .map_err(db)?;
+        let found =
+            sqlx::query(run_views!("runs", "SELECT * FROM runs WHERE team_id = ?1 AND (?2 IS NULL OR id < ?2) ORDER BY id DESC LIMIT ?3"))
+                .bind(team.0)
+                .bind(after.map(|run| run.0))
+                .bind(page.limit.saturating_add(1))
+                .fetch_all(&self.readers)
+                .await
+                .map_err(db)?;
         let runs = found.iter().map(rows::run_view).collect::<Result<Vec<_>, _>>()?;
         Ok(listing(runs, page.limit, |run| run.id.to_string()))
     }

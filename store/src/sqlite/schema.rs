@@ -62,9 +62,9 @@ pub(super) async fn check(pool: &SqlitePool) -> Result<(), StoreError> {
     };
     match applied.cmp(&known) {
         Ordering::Equal => Ok(()),
-        Ordering::Less => Err(StoreError::Schema(format!(
-            "the database has schema version {applied}, this binary needs {known}: run `muster migrate`"
-        ))),
+        Ordering::Less => {
+            Err(StoreError::Schema(format!("the database has schema version {applied}, this binary needs {known}: run `muster migrate`")))
+        }
         Ordering::Greater => Err(newer(applied)),
     }
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use muster_shared::{
     hash::Hash32,
-    store::{Journal as _, Reads as _, StoreError, WriteError},
     ids::TeamId,
+    store::{Journal as _, Reads as _, StoreError, WriteError},
 };
 use muster_store::{GroupCommit, GroupCommitOptions};
 
@@ -134,10 +134,7 @@ async fn the_group_committing_journal_answers_everybody_and_flushes_when_it_clos
     }
     assert_eq!(reducers, 10);
     journal.close().await;
-    assert!(matches!(
-        journal.commit(vec![complete(&fleet_claim_again(&fleet).await)]).await.remove(0),
-        Err(WriteError::Unavailable(_))
-    ));
+    assert!(matches!(journal.commit(vec![complete(&fleet_claim_again(&fleet).await)]).await.remove(0), Err(WriteError::Unavailable(_))));
     let run = fleet.store().run(TeamId::DEFAULT, fleet.spawned.run).await.unwrap();
     assert_eq!((run.steps, run.instances.completed), (50 * 6, 50));
     assert_eq!(fleet.count("SELECT count(*) FROM agent_events").await, 50 * 7);

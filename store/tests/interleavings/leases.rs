@@ -48,9 +48,7 @@ async fn rule_2_a_fence_beside_an_uncommitted_claim_waits_for_it_and_loses() {
     let fleet = Fleet::of(batch(1, 2, 1)).await;
     let mut held = fleet.claim_leaves().await.remove(0);
     let mut beside = fleet.beside().await;
-    beside
-        .run("BEGIN; UPDATE agent_instances SET epoch = epoch + 2, worker_incarnation = '00000000-0000-0000-0000-000000000009'")
-        .await;
+    beside.run("BEGIN; UPDATE agent_instances SET epoch = epoch + 2, worker_incarnation = '00000000-0000-0000-0000-000000000009'").await;
     let (store, write) = (Arc::clone(fleet.store()), step(&mut held, "late"));
     let append = tokio::spawn(async move { store.commit(vec![write]).await });
     beside.until_blocked("append_events").await;
@@ -104,10 +102,8 @@ async fn a_heartbeat_that_waited_for_the_judge_learns_that_the_worker_is_dead() 
 async fn two_claims_of_one_instance_give_one_lease() {
     let fleet = Fleet::of(batch(1, 2, 1)).await;
     let other = register(fleet.store(), 1).await;
-    let (one, two) = tokio::join!(
-        fleet.store().claim(fleet.worker, CORE_REV, &fleet.leaves),
-        fleet.store().claim(other, CORE_REV, &fleet.leaves)
-    );
+    let (one, two) =
+        tokio::join!(fleet.store().claim(fleet.worker, CORE_REV, &fleet.leaves), fleet.store().claim(other, CORE_REV, &fleet.leaves));
     assert_eq!(one.unwrap().len() + two.unwrap().len(), 1);
     assert_eq!(fleet.count("SELECT epoch FROM agent_instances").await, 1);
 }

@@ -1,0 +1,179 @@
+//! Workers that are declared dead, answers that are lost, a store that is away: nothing is lost or done twice.
+
+use muster_shared::{
+    event::EventKind as K,
+    fsm::Status,
+    store::{Claims as _, Journal as _, Reads as _, Then, Write, WriteError},
+};
+use serde_json::{Value, json};
+
+use crate::support::{
+    Fleet, folded, folding,
+    store::{Fault, Op},
+};
+
+fn talk() -> Value {
+    json!([
+        { "match": { "step": "1-3" }, "answer": { "text": "turn {{step}}", "continue": true } },
+        { "answer": { "text": "finished" } },
+    ])
+}
+
+async fn fleet() -> Fleet {
+    let fleet = Fleet::new(talk()).await;
+    fleet.template("agent", json!({ "mode": "multi_step" })).await;
+    fleet
+}
+
+async fn folding_fleet() -> Fleet {
+    let fleet = Fleet::new(folding()).await;
+    fleet.template("leaf", json!({ "output": { "format": "json" } })).await;
+    fleet
+}
+
+fn tasks() -> Vec<String> {
+    (1..=20).map(|n| format!("task {n:03}")).collect()
+}
+
+fn reduced() -> Value {
+    json!({ "tasks": tasks(), "reduce": { "agent": "reducer", "chunk_size": 3 } })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_declared_dead_starts_again_and_its_old_writes_change_nothing() {
+    let fleet = fleet().await;
+    fleet.effects.hold(|_, step| step == 2);
+    let worker = fleet.process();
+    let (run, instance) = fleet.one("agent", "talk").await;
+    fleet.effects.held(1).await;
+    let old = fleet.store.registered()[0];
+    let leases = fleet.store.owned(old).await.unwrap();
+    assert_eq!(leases.len(), 1);
+    fleet.bury_all().await;
+    // The call is given up, the incarnation replaced, the instance swept and claimed again.
+    fleet.until(async || (fleet.store.registered().len() == 2).then_some(())).await;
+    fleet.until(async || (fleet.instance(instance).await.epoch > leases[0].epoch + 1).then_some(())).await;
+    fleet.effects.held(1).await;
+    let before = fleet.instance(instance).await;
+    let group = std::sync::Arc::new(fleet.store.group(fleet.run(run).await.group).await.unwrap());
+    let write = Write {
+        lease: leases[0],
+        group,
+        place: muster_shared::reduce::Place::leaf(0),
+        entries: Vec::new(),
+        state: before.state,
+        step: 1,
+        steps_added: 0,
+        usage_added: Default::default(),
+        then: Then::Release,
+    };
+    assert_eq!(fleet.store.commit(vec![write]).await, [Err(WriteError::LeaseLost)]);
+    assert_eq!(fleet.store.give_back(&leases).await, Ok(0));
+    assert_eq!(fleet.instance(instance).await, before);
+    fleet.effects.release();
+    assert_eq!(fleet.answer(run).await, json!("finished"));
+    assert_eq!((1..=4).map(|seq| fleet.effects.calls_of(instance, seq)).collect::<Vec<_>>(), [1, 2, 1, 1]);
+    assert_eq!(worker.drain().await.abandoned, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_store_is_away_nothing_is_lost_and_afterwards_everything_goes_on() {
+    let fleet = folding_fleet().await;
+    let _worker = fleet.process_of(4);
+    let run = fleet.spawn("leaf", reduced()).await.run;
+    for after in [5, 15, 30] {
+        fleet.effects.begun(after).await;
+        let mut left = 25;
+        fleet.store.faults(move |_| {
+            left -= i32::from(left > 0);
+            if left > 0 { Fault::Unreached } else { Fault::None }
+        });
+    }
+    assert_eq!(folded(&fleet.answer(run).await), tasks());
+    // Nobody died: every call was made once.
+    assert!(fleet.effects.calls().values().all(|calls| *calls == 1), "{:?}", fleet.effects.calls());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_whose_answers_are_lost_are_recognised() {
+    let fleet = folding_fleet().await;
+    let _worker = fleet.process_of(4);
+    let mut commits = 0;
+    fleet.store.faults(move |op| {
+        commits += u32::from(op == Op::Commit);
+        if op == Op::Commit && commits % 3 == 1 { Fault::AnswerLost } else { Fault::None }
+    });
+    let run = fleet.spawn("leaf", reduced()).await.run;
+    assert_eq!(folded(&fleet.answer(run).await), tasks());
+    assert!(fleet.effects.calls().values().all(|calls| *calls == 1), "{:?}", fleet.effects.calls());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_whose_answer_was_lost_is_given_back_by_reconciliation() {
+    let fleet = fleet().await;
+    fleet.store.fail_next(Op::Claim, 1, Fault::AnswerLost);
+    let _worker = fleet.process();
+    let (run, instance) = fleet.one("agent", "talk").await;
+    fleet.stands(instance, Status::Running).await;
+    assert_eq!(fleet.answer(run).await, json!("finished"));
+    let log = fleet.store_log(instance).await;
+    assert_eq!(log[0].epoch, 3, "claimed, given back, claimed again");
+    assert_eq!(fleet.store.registered().len(), 1, "without anybody being declared dead");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_read_after_a_claim_is_given_back_or_waited_for() {
+    let fleet = fleet().await;
+    fleet.effects.hold(|_, step| step == 3);
+    let first = fleet.process();
+    let (run, instance) = fleet.one("agent", "talk").await;
+    fleet.effects.held(1).await;
+    first.crash().await;
+    fleet.bury_all().await;
+    fleet.effects.release();
+    let (mut logs, mut blobs) = (2, 3);
+    fleet.store.faults(move |op| match op {
+        Op::Logs if logs > 0 => {
+            logs -= 1;
+            Fault::Unreached
+        }
+        Op::Blobs if blobs > 0 => {
+            blobs -= 1;
+            Fault::Unreached
+        }
+        _ => Fault::None,
+    });
+    let _second = fleet.process();
+    assert_eq!(fleet.answer(run).await, json!("finished"));
+    assert_eq!(fleet.kinds(instance).await, [K::Model, K::Model, K::Model, K::Model, K::Completed]);
+    let log = fleet.store_log(instance).await;
+    assert_eq!((log[1].epoch, log[2].epoch), (1, 7), "swept once, given back twice, then kept until its policy could be read");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registration_whose_answer_was_lost_is_followed_by_another() {
+    let fleet = fleet().await;
+    fleet.store.fail_next(Op::Register, 2, Fault::AnswerLost);
+    let _worker = fleet.process();
+    let (run, _) = fleet.one("agent", "talk").await;
+    assert_eq!(fleet.answer(run).await, json!("finished"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_acknowledged_heartbeats_no_effect_starts() {
+    let fleet = fleet().await;
+    fleet.effects.hold(|_, step| step == 2);
+    let _worker = fleet.process();
+    let (run, instance) = fleet.one("agent", "talk").await;
+    fleet.effects.held(1).await;
+    // Only heartbeats are lost: the worker could still claim and write, but may not believe in its leases.
+    fleet.store.faults(|op| if op == Op::Heartbeat { Fault::Unreached } else { Fault::None });
+    let epoch = fleet.instance(instance).await.epoch;
+    fleet.until(async || (fleet.instance(instance).await.epoch > epoch).then_some(())).await;
+    let calls = fleet.effects.calls_in(run);
+    fleet.effects.release();
+    fleet.until(async || (fleet.instance(instance).await.epoch > epoch + 4).then_some(())).await;
+    assert_eq!(fleet.effects.calls_in(run), calls, "swept and claimed again and again, it makes no further call");
+    fleet.store.faults(|_| Fault::None);
+    assert_eq!(fleet.answer(run).await, json!("finished"));
+}
