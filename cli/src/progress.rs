@@ -37,8 +37,7 @@ impl Progress {
         let counts = &run.instances;
         let done = output::ended(counts);
         let message = format!(
-            "{} · {} queued · {} running · {} waiting · {} failed · {} steps, {:.0}/s",
-            run.status.as_str(),
+            "done · {} queued · {} running · {} waiting · {} failed · {} steps, {:.0}/s",
             counts.queued,
             counts.running,
             counts.waiting,

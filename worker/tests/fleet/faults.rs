@@ -1,9 +1,17 @@
 //! Workers that are declared dead, answers that are lost, a store that is away: nothing is lost or done twice.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
 use muster_shared::{
     event::EventKind as K,
     fsm::Status,
-    store::{Claims as _, Journal as _, Reads as _, Then, Write, WriteError},
+    ids::Incarnation,
+    reduce::Place,
+    store::{Claims as _, Journal as _, Reads as _, Then, WorkerRow, Write, WriteError},
+    time::{SystemClock, SystemRandom},
 };
 use serde_json::{Value, json};
 
@@ -55,11 +63,11 @@ async fn a_worker_declared_dead_starts_again_and_its_old_writes_change_nothing()
     fleet.until(async || (fleet.instance(instance).await.epoch > leases[0].epoch + 1).then_some(())).await;
     fleet.effects.held(1).await;
     let before = fleet.instance(instance).await;
-    let group = std::sync::Arc::new(fleet.store.group(fleet.run(run).await.group).await.unwrap());
+    let group = Arc::new(fleet.store.group(fleet.run(run).await.group).await.unwrap());
     let write = Write {
         lease: leases[0],
         group,
-        place: muster_shared::reduce::Place::leaf(0),
+        place: Place::leaf(0),
         entries: Vec::new(),
         state: before.state,
         step: 1,
@@ -167,13 +175,21 @@ async fn without_acknowledged_heartbeats_no_effect_starts() {
     let (run, instance) = fleet.one("agent", "talk").await;
     fleet.effects.held(1).await;
     // Only heartbeats are lost: the worker could still claim and write, but may not believe in its leases.
-    fleet.store.faults(|op| if op == Op::Heartbeat { Fault::Unreached } else { Fault::None });
+    let claims = Arc::new(AtomicUsize::new(0));
+    let counted = claims.clone();
+    fleet.store.faults(move |op| {
+        counted.fetch_add(usize::from(op == Op::Claim), Ordering::Relaxed);
+        if op == Op::Heartbeat { Fault::Unreached } else { Fault::None }
+    });
     let epoch = fleet.instance(instance).await.epoch;
     fleet.until(async || (fleet.instance(instance).await.epoch > epoch).then_some(())).await;
     let calls = fleet.effects.calls_in(run);
     fleet.effects.release();
-    fleet.until(async || (fleet.instance(instance).await.epoch > epoch + 4).then_some(())).await;
-    assert_eq!(fleet.effects.calls_in(run), calls, "swept and claimed again and again, it makes no further call");
+    // Somebody else's slots make the dispatcher go on, and the forgotten worker takes what is meant for them.
+    let (incarnation, already) = (Incarnation::new(&SystemClock, &SystemRandom), claims.load(Ordering::Relaxed));
+    fleet.store.register(&WorkerRow { incarnation, name: "other".to_owned(), slots: 4, version: "0".to_owned() }).await.unwrap();
+    fleet.until(async || (claims.load(Ordering::Relaxed) >= already + 2).then_some(())).await;
+    assert_eq!(fleet.effects.calls_in(run), calls, "it claims, and makes no call");
     fleet.store.faults(|_| Fault::None);
     assert_eq!(fleet.answer(run).await, json!("finished"));
 }
