@@ -131,7 +131,8 @@ impl ApiError {
     /// An error with every fault that was found.
     pub(crate) fn faulty(code: Code, faults: Faults) -> Self {
         let detail = match faults.0.as_slice() {
-            [only] => only.detail.clone(),
+            [Fault { pointer, detail }] if pointer.is_empty() => detail.clone(),
+            [Fault { pointer, detail }] => format!("{pointer}: {detail}"),
             several => format!("{} faults were found", several.len()),
         };
         Self { code, detail, faults: faults.0 }

@@ -6,12 +6,13 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{config::LogFormat, output::Format};
 
+// Paragraphs are one line each: the terminal's width breaks them.
 const EXIT_CODES: &str = "\
-Exit codes: 0 done · 1 what was asked for failed (a run failed, no such thing) · 2 the command, configuration, file or
-request is not valid · 3 the server, database or Redis cannot be reached · 130 interrupted
+Exit codes: 0 done · 1 what was asked for failed (a run failed, there is no such thing) · 2 the command line, the configuration, a file \
+or a request is not valid · 3 the server, the database or Redis cannot be reached · 130 interrupted
 
-Settings come from a file (--config, else MUSTER_CONFIG, else ./muster.toml), then MUSTER_… variables, then flags: the
-later wins. docs/configuration.md lists them.";
+Settings come from a file (--config, else MUSTER_CONFIG, else ./muster.toml), then from MUSTER_… variables, then from flags: the later \
+wins. docs/configuration.md lists them.";
 
 /// Runs fleets of policy-governed agents.
 #[derive(Debug, Parser)]
@@ -44,19 +45,19 @@ pub(crate) struct GlobalArgs {
 pub(crate) enum Command {
     /// Run a whole fleet in this process: API, worker, SQLite, in-process queue
     #[command(after_help = "Examples:\n  muster dev\n  muster dev --data /tmp/fleet --listen 127.0.0.1:0")]
-    Dev(ServeArgs),
+    Dev(DevArgs),
     /// Run the HTTP API (PostgreSQL and Redis)
     #[command(after_help = "Example:\n  MUSTER_DATABASE_URL=postgres://… MUSTER_REDIS_URL=redis://… muster api --listen 0.0.0.0:8080")]
-    Api(ServeArgs),
+    Api(ApiArgs),
     /// Run a worker (PostgreSQL and Redis)
     #[command(
         after_help = "With --listen it also serves /healthz, /readyz and /metrics.\n\nExamples:\n  muster worker --concurrency 500\n  \
                             muster worker --listen 0.0.0.0:9090"
     )]
-    Worker(ServeArgs),
+    Worker(WorkerArgs),
     /// Bring the database to the schema that this binary knows
     #[command(after_help = "Example:\n  MUSTER_DATABASE_URL=postgres://… muster migrate")]
-    Migrate(ServeArgs),
+    Migrate(DatabaseArgs),
     /// Run a file, or look at runs
     #[command(
         args_conflicts_with_subcommands = true,
@@ -79,40 +80,109 @@ pub(crate) enum Command {
     Demo(DemoArgs),
 }
 
-/// What the servers understand.
-#[derive(Debug, Default, Args)]
-pub(crate) struct ServeArgs {
-    /// Where an embedded fleet keeps its data [env: MUSTER_DATA] [default: .muster]
+/// `muster dev`.
+#[derive(Debug, Args)]
+pub(crate) struct DevArgs {
+    /// Where the fleet keeps its data [env: MUSTER_DATA] [default: .muster]
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
-    /// Where to listen [env: MUSTER_LISTEN] [default: 127.0.0.1:8080; worker: nowhere]
+    /// Where to listen [env: MUSTER_LISTEN] [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     pub(crate) listen: Option<String>,
-    /// Instances that the worker holds at once [env: MUSTER_CONCURRENCY] [default: 256]
-    #[arg(long, value_name = "N")]
-    pub(crate) concurrency: Option<usize>,
-    /// PostgreSQL [env: MUSTER_DATABASE_URL]
-    #[arg(long, value_name = "URL", hide_env_values = true)]
-    pub(crate) database_url: Option<String>,
-    /// Redis [env: MUSTER_REDIS_URL]
-    #[arg(long, value_name = "URL", hide_env_values = true)]
-    pub(crate) redis_url: Option<String>,
-    /// Before the names of all Redis keys [env: MUSTER_REDIS_PREFIX] [default: muster]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) redis_prefix: Option<String>,
-    /// The script of the model `offline/script` [env: MUSTER_SCRIPT]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) script: Option<PathBuf>,
-    /// What agents may read [env: MUSTER_ARTIFACTS_READ] [default: dev: the working directory; else nothing]
+    /// What agents may read [env: MUSTER_ARTIFACTS_READ] [default: the working directory]
     #[arg(long, value_name = "DIR")]
     pub(crate) artifacts_read: Option<PathBuf>,
     /// Where agents may write [env: MUSTER_ARTIFACTS_WRITE] [default: artifacts in the data directory]
     #[arg(long, value_name = "DIR")]
     pub(crate) artifacts_write: Option<PathBuf>,
+    /// How it works.
+    #[command(flatten)]
+    pub(crate) work: WorkArgs,
+    /// Where traces go.
+    #[command(flatten)]
+    pub(crate) trace: TraceArgs,
+}
+
+/// `muster api`.
+#[derive(Debug, Args)]
+pub(crate) struct ApiArgs {
+    /// Where to listen [env: MUSTER_LISTEN] [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Option<String>,
+    /// The database.
+    #[command(flatten)]
+    pub(crate) database: DatabaseArgs,
+    /// Redis, and files.
+    #[command(flatten)]
+    pub(crate) fleet: FleetArgs,
+    /// Where traces go.
+    #[command(flatten)]
+    pub(crate) trace: TraceArgs,
+}
+
+/// `muster worker`.
+#[derive(Debug, Args)]
+pub(crate) struct WorkerArgs {
+    /// Where to serve health and metrics [env: MUSTER_LISTEN] [default: nowhere]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Option<String>,
+    /// The database.
+    #[command(flatten)]
+    pub(crate) database: DatabaseArgs,
+    /// Redis, and files.
+    #[command(flatten)]
+    pub(crate) fleet: FleetArgs,
+    /// How it works.
+    #[command(flatten)]
+    pub(crate) work: WorkArgs,
+    /// Where traces go.
+    #[command(flatten)]
+    pub(crate) trace: TraceArgs,
+}
+
+/// The database; all that `muster migrate` needs.
+#[derive(Debug, Args)]
+pub(crate) struct DatabaseArgs {
+    /// PostgreSQL: postgres://user:password@host:5432/database [env: MUSTER_DATABASE_URL]
+    #[arg(long, value_name = "URL")]
+    pub(crate) database_url: Option<String>,
+}
+
+/// What the processes of a fleet share beside the database.
+#[derive(Debug, Args)]
+pub(crate) struct FleetArgs {
+    /// Redis: redis://host:6379 [env: MUSTER_REDIS_URL]
+    #[arg(long, value_name = "URL")]
+    pub(crate) redis_url: Option<String>,
+    /// Before the names of all Redis keys [env: MUSTER_REDIS_PREFIX] [default: muster]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) redis_prefix: Option<String>,
+    /// What agents may read; the same for the API and its workers [env: MUSTER_ARTIFACTS_READ] [default: nothing]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) artifacts_read: Option<PathBuf>,
+    /// Where agents may write; given if and only if --artifacts-read is [env: MUSTER_ARTIFACTS_WRITE] [default: nowhere]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) artifacts_write: Option<PathBuf>,
+}
+
+/// How a worker works.
+#[derive(Debug, Args)]
+pub(crate) struct WorkArgs {
+    /// Instances that the worker holds at once [env: MUSTER_CONCURRENCY] [default: 256]
+    #[arg(long, value_name = "N")]
+    pub(crate) concurrency: Option<usize>,
     /// How long a draining worker lets calls in progress finish [env: MUSTER_GRACE_MS] [default: 30000]
     #[arg(long, value_name = "MS")]
     pub(crate) grace_ms: Option<u64>,
-    /// Where traces are sent, OTLP over HTTP [env: MUSTER_OTLP_ENDPOINT] [default: nowhere]
+    /// The script of the model `offline/script` [env: MUSTER_SCRIPT]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) script: Option<PathBuf>,
+}
+
+/// Where traces go.
+#[derive(Debug, Args)]
+pub(crate) struct TraceArgs {
+    /// Where traces are sent, OTLP over HTTP: http://collector:4318 [env: MUSTER_OTLP_ENDPOINT] [default: nowhere]
     #[arg(long, value_name = "URL")]
     pub(crate) otlp_endpoint: Option<String>,
 }
@@ -178,8 +248,8 @@ pub(crate) struct RunFileArgs {
 pub(crate) enum RunCommand {
     /// List runs, newest first
     List {
-        /// How many at most
-        #[arg(long, default_value_t = 20, value_name = "N")]
+        /// How many at most, 1 to 1000
+        #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
         limit: u32,
         /// Which fleet, and the form of the answer.
         #[command(flatten)]
@@ -197,17 +267,27 @@ pub(crate) enum RunCommand {
         client: ClientArgs,
     },
     /// Follow a run to its end, then print its answer
-    Watch(IdArgs),
+    Watch(RunIdArgs),
     /// Print the answer of a run
-    Result(IdArgs),
+    Result(RunIdArgs),
     /// Cancel a run and everything in it
-    Cancel(IdArgs),
+    Cancel(RunIdArgs),
 }
 
-/// A thing, by its id.
+/// A run.
 #[derive(Debug, Args)]
-pub(crate) struct IdArgs {
-    /// Its id: run_… or ins_…
+pub(crate) struct RunIdArgs {
+    /// The run: run_…
+    pub(crate) id: String,
+    /// Which fleet, and the form of the answer.
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+/// An instance.
+#[derive(Debug, Args)]
+pub(crate) struct InstanceIdArgs {
+    /// The instance: ins_…
     pub(crate) id: String,
     /// Which fleet, and the form of the answer.
     #[command(flatten)]
@@ -253,11 +333,11 @@ pub(crate) enum AgentCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum InstanceCommand {
     /// Show how an instance stands
-    Show(IdArgs),
+    Show(InstanceIdArgs),
     /// Print the log of an instance
-    Events(IdArgs),
+    Events(InstanceIdArgs),
     /// Cancel an instance
-    Cancel(IdArgs),
+    Cancel(InstanceIdArgs),
 }
 
 /// `muster demo`.

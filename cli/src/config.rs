@@ -12,7 +12,7 @@ use muster_engine::EngineConfig;
 use serde::{Deserialize, de::IgnoredAny};
 
 use crate::{
-    args::{Command, GlobalArgs, ServeArgs},
+    args::{Command, DatabaseArgs, FleetArgs, GlobalArgs, TraceArgs, WorkArgs},
     failure::Failure,
 };
 
@@ -61,6 +61,9 @@ impl fmt::Debug for Address {
 /// A URL with its password and its query taken out (drivers accept passwords in both). Whatever stands before the
 /// last `@` counts as user and password, so that no odd character in a password can show a part of it.
 fn redacted(url: &str) -> String {
+    if url.starts_with("sqlite:") {
+        return url.to_owned();
+    }
     let Some((scheme, rest)) = url.split_once("://") else { return "***".to_owned() };
     let (user, rest) = rest.rsplit_once('@').map_or((None, rest), |(user, rest)| (Some(user), rest));
     let user = user.map_or(String::new(), |user| match user.split_once(':') {
@@ -165,23 +168,46 @@ impl Layer {
         })
     }
 
-    fn from_flags(global: &GlobalArgs, serve: &ServeArgs) -> Self {
+    fn from_flags(global: &GlobalArgs, command: &Command) -> Self {
+        let said = match command {
+            Command::Dev(dev) => Self {
+                listen: dev.listen.clone(),
+                data: dev.data.clone(),
+                artifacts_read: dev.artifacts_read.clone(),
+                artifacts_write: dev.artifacts_write.clone(),
+                ..Self::of_work(&dev.work).over(Self::of_trace(&dev.trace))
+            },
+            Command::Api(api) => {
+                Self { listen: api.listen.clone(), ..Self::of_fleet(&api.database, &api.fleet).over(Self::of_trace(&api.trace)) }
+            }
+            Command::Worker(worker) => Self {
+                listen: worker.listen.clone(),
+                ..Self::of_fleet(&worker.database, &worker.fleet).over(Self::of_work(&worker.work)).over(Self::of_trace(&worker.trace))
+            },
+            Command::Migrate(database) => Self { database_url: database.database_url.clone().map(Address), ..Self::default() },
+            // The other commands have flags that are no settings.
+            Command::Run(_) | Command::Agent(_) | Command::Instance(_) | Command::Demo(_) => Self::default(),
+        };
+        Self { log: global.log.clone(), log_format: global.log_format, ..said }
+    }
+
+    fn of_fleet(database: &DatabaseArgs, fleet: &FleetArgs) -> Self {
         Self {
-            database_url: serve.database_url.clone().map(Address),
-            redis_url: serve.redis_url.clone().map(Address),
-            redis_prefix: serve.redis_prefix.clone(),
-            listen: serve.listen.clone(),
-            data: serve.data.clone(),
-            script: serve.script.clone(),
-            concurrency: serve.concurrency,
-            grace_ms: serve.grace_ms,
-            artifacts_read: serve.artifacts_read.clone(),
-            artifacts_write: serve.artifacts_write.clone(),
-            otlp_endpoint: serve.otlp_endpoint.clone(),
-            log: global.log.clone(),
-            log_format: global.log_format,
+            database_url: database.database_url.clone().map(Address),
+            redis_url: fleet.redis_url.clone().map(Address),
+            redis_prefix: fleet.redis_prefix.clone(),
+            artifacts_read: fleet.artifacts_read.clone(),
+            artifacts_write: fleet.artifacts_write.clone(),
             ..Self::default()
         }
+    }
+
+    fn of_work(work: &WorkArgs) -> Self {
+        Self { concurrency: work.concurrency, grace_ms: work.grace_ms, script: work.script.clone(), ..Self::default() }
+    }
+
+    fn of_trace(trace: &TraceArgs) -> Self {
+        Self { otlp_endpoint: trace.otlp_endpoint.clone(), ..Self::default() }
     }
 }
 
@@ -231,19 +257,14 @@ pub(crate) struct Config {
 impl Config {
     /// The settings for a command, from everywhere.
     pub(crate) fn load(global: &GlobalArgs, command: &Command) -> Result<Self, Failure> {
-        let none = ServeArgs::default();
-        let serve = match command {
-            Command::Dev(serve) | Command::Api(serve) | Command::Worker(serve) | Command::Migrate(serve) => serve,
-            Command::Run(_) | Command::Agent(_) | Command::Instance(_) | Command::Demo(_) => &none,
-        };
-        Self::from(global, serve, &|name| std::env::var(name).ok())
+        Self::from(global, command, &|name| std::env::var(name).ok())
     }
 
-    fn from(global: &GlobalArgs, serve: &ServeArgs, environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, Failure> {
+    fn from(global: &GlobalArgs, command: &Command, environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, Failure> {
         let named = global.config.clone().or_else(|| environment("MUSTER_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from));
         let path = named.or_else(|| Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.is_file()));
         let file = path.as_deref().map(Layer::from_file).transpose()?.unwrap_or_default();
-        let layer = Layer::from_flags(global, serve).over(Layer::from_environment(environment)?).over(file);
+        let layer = Layer::from_flags(global, command).over(Layer::from_environment(environment)?).over(file);
         Self::complete(layer, environment)
     }
 
@@ -301,17 +322,24 @@ fn engine(file: EngineConfig, environment: &dyn Fn(&str) -> Option<String>) -> R
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+    use crate::args::Cli;
 
     fn global(config: Option<&Path>) -> GlobalArgs {
         GlobalArgs { config: config.map(Path::to_owned), log: None, log_format: None }
     }
 
-    fn load(file: &str, variables: &[(&str, &str)], serve: &ServeArgs) -> Result<Config, Failure> {
+    fn command(line: &str) -> Command {
+        Cli::try_parse_from(line.split(' ')).unwrap().command
+    }
+
+    fn load(file: &str, variables: &[(&str, &str)], line: &str) -> Result<Config, Failure> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("m.toml");
         std::fs::write(&path, file).unwrap();
-        Config::from(&global(Some(&path)), serve, &|name| {
+        Config::from(&global(Some(&path)), &command(line), &|name| {
             variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
         })
     }
@@ -320,8 +348,7 @@ mod tests {
     fn flags_win_over_the_environment_and_that_over_the_file() {
         let file = "listen = \"file:1\"\nredis_prefix = \"file\"\nconcurrency = 3\nlease_ttl_ms = 5000\n";
         let environment = [("MUSTER_LISTEN", "env:1"), ("MUSTER_REDIS_PREFIX", "env"), ("MUSTER_GRACE_MS", "7"), ("MUSTER_URL", "")];
-        let serve = ServeArgs { listen: Some("flag:1".to_owned()), ..ServeArgs::default() };
-        let config = load(file, &environment, &serve).unwrap();
+        let config = load(file, &environment, "muster worker --listen flag:1").unwrap();
         assert_eq!(config.listen.as_deref(), Some("flag:1"));
         assert_eq!(config.redis_prefix, "env");
         assert_eq!((config.concurrency, config.lease_ttl.as_millis(), config.grace.as_millis()), (3, 5000, 7));
@@ -329,10 +356,23 @@ mod tests {
     }
 
     #[test]
+    fn a_command_knows_only_the_flags_that_mean_something_to_it() {
+        let known = |line: &str| Cli::try_parse_from(line.split(' ')).is_ok();
+        for line in ["muster api --data d", "muster api --concurrency 3", "muster migrate --listen a:1", "muster dev --redis-url redis://h"]
+        {
+            assert!(!known(line), "{line}");
+        }
+        let line = "muster worker --database-url postgres://h/d --redis-url redis://h --concurrency 3 --otlp-endpoint http://o --script s";
+        let config = load("", &[], line).unwrap();
+        assert_eq!((config.concurrency, config.otlp_endpoint.as_deref(), config.engine.script), (3, Some("http://o"), Some("s".into())));
+        assert!(config.database_url.is_some() && config.redis_url.is_some());
+    }
+
+    #[test]
     fn unknown_settings_of_the_file_are_all_named() {
-        let message = load("lisen = \"x\"\nconcurency = 3\n", &[], &ServeArgs::default()).unwrap_err().message;
+        let message = load("lisen = \"x\"\nconcurency = 3\n", &[], "muster migrate").unwrap_err().message;
         assert!(message.contains("unknown settings: concurency, lisen"), "{message}");
-        let message = load("[engine]\nmodel = \"x\"\n", &[], &ServeArgs::default()).unwrap_err().message;
+        let message = load("[engine]\nmodel = \"x\"\n", &[], "muster migrate").unwrap_err().message;
         assert!(message.contains("model"), "{message}");
     }
 
@@ -341,25 +381,25 @@ mod tests {
         for (file, variables) in
             [("concurrency = \"many\"", vec![]), ("", vec![("MUSTER_CONCURRENCY", "many")]), ("", vec![("MUSTER_LOG_FORMAT", "x")])]
         {
-            let failure = load(file, &variables, &ServeArgs::default()).unwrap_err();
+            let failure = load(file, &variables, "muster migrate").unwrap_err();
             assert!(failure.message.to_lowercase().contains("concurrency") || failure.message.contains("LOG_FORMAT"), "{failure}");
         }
-        assert!(load("heartbeat_ms = 5000", &[], &ServeArgs::default()).unwrap_err().message.contains("heartbeat_ms"));
+        assert!(load("heartbeat_ms = 5000", &[], "muster migrate").unwrap_err().message.contains("heartbeat_ms"));
     }
 
     #[test]
     fn a_file_that_is_named_must_be_there() {
-        let missing = Config::from(&global(Some(Path::new("/nowhere/m.toml"))), &ServeArgs::default(), &|_| None);
+        let missing = Config::from(&global(Some(Path::new("/nowhere/m.toml"))), &command("muster migrate"), &|_| None);
         assert!(missing.unwrap_err().message.contains("/nowhere/m.toml"));
     }
 
     #[test]
     fn engines_of_the_file_and_the_environment_come_together() {
         let file = "[engine]\ndefault_model = \"openai/a\"\n[[engine.providers]]\nname = \"openai\"\napi_key = \"env:K\"\ntimeout_ms = 5\n";
-        let config = load(file, &[("OPENAI_API_KEY", "k")], &ServeArgs::default()).unwrap();
+        let config = load(file, &[("OPENAI_API_KEY", "k")], "muster migrate").unwrap();
         assert_eq!((config.engine.default_model(), config.engine.providers.len()), ("openai/a", 1));
         assert_eq!(config.engine.providers[0].timeout_ms, Some(5));
-        let config = load(file, &[("OPENAI_API_KEY", "k"), ("MUSTER_MODEL", "b")], &ServeArgs::default()).unwrap();
+        let config = load(file, &[("OPENAI_API_KEY", "k"), ("MUSTER_MODEL", "b")], "muster migrate").unwrap();
         assert_eq!(config.engine.default_model(), "openai/b");
     }
 
@@ -370,11 +410,12 @@ mod tests {
             ("postgres://u:a/b?c@host/db", "postgres://u:***@host/db"),
             ("redis://:secret@host", "redis://:***@host"),
             ("postgres://host/db", "postgres://host/db"),
+            ("sqlite:data/muster.db", "sqlite:data/muster.db"),
             ("host=h password=secret", "***"),
         ] {
             assert_eq!(Address(url.to_owned()).to_string(), shown);
         }
-        let config = load("database_url = \"postgres://u:secret@h/d\"", &[], &ServeArgs::default()).unwrap();
+        let config = load("database_url = \"postgres://u:secret@h/d\"", &[], "muster migrate").unwrap();
         assert!(!format!("{config:?}").contains("secret"));
     }
 }

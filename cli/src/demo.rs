@@ -52,6 +52,8 @@ pub(crate) async fn command(mut context: Context, args: DemoArgs) -> Result<(), 
     let prepared = prepare(&mut context, args.input, &model)?;
     make_private(&data)?;
     let out = args.out.unwrap_or_else(|| data.join(REPORT));
+    // Before the work: a report that cannot be saved is better known now.
+    std::fs::OpenOptions::new().append(true).create(true).open(&out).map_err(|error| Failure::file(&out, error))?;
     output::note(format!("model: {model}{}", if model == OFFLINE_EXTRACT { " (no key, no network)" } else { "" }));
     let target = TargetArgs { url: None, data: Some(data.clone()) };
     let (run, result) = Link::with(&context, &target, Work::Done, async |link| {

@@ -7,10 +7,13 @@ use muster_shared::{
     queue::ReadyQueue,
     store::{GrantWindow, Store, StoreError},
 };
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::{Judge, dispatch};
+
+/// Between two looks at whether the log has room for the months ahead.
+const MAKE_ROOM_EVERY: Duration = Duration::from_secs(3600);
 
 /// Intervals and bounds of the control loops.
 #[derive(Debug, Clone, Copy)]
@@ -67,12 +70,8 @@ impl Control {
 
     /// Runs until shutdown.
     pub async fn run(self, shutdown: CancellationToken) {
-        let dispatcher = dispatch::Dispatcher {
-            store: self.store.clone(),
-            queue: self.queue.clone(),
-            holder: self.holder,
-            settings: self.settings,
-        };
+        let dispatcher =
+            dispatch::Dispatcher { store: self.store.clone(), queue: self.queue.clone(), holder: self.holder, settings: self.settings };
         tokio::join!(dispatcher.run(shutdown.clone()), shutdown.run_until_cancelled(self.keep_house()));
     }
 
@@ -80,8 +79,12 @@ impl Control {
         let mut judge = Judge::new(self.settings.lease_ttl);
         let mut ticks = interval(self.settings.tick);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut made_room: Option<Instant> = None;
         loop {
             ticks.tick().await;
+            if made_room.is_none_or(|at| at.elapsed() > MAKE_ROOM_EVERY) && part("make_room", self.store.make_room().await).is_ok() {
+                made_room = Some(Instant::now());
+            }
             if let Err(error) = self.tick(&mut judge).await {
                 judge.outage();
                 tracing::warn!(%error, "housekeeping cannot reach the store; it tries again");
@@ -146,15 +149,15 @@ impl Control {
     /// Grants are durable, messages are not: what is old is pushed again, and everything when the queue lost its data.
     async fn push_again(&self) -> Result<(), StoreError> {
         let age = match self.queue.lost_data().await {
-            Ok(true) => {
-                tracing::warn!("the ready list is new or lost its data: every unclaimed grant is pushed again");
-                Duration::ZERO
-            }
+            Ok(true) => Duration::ZERO,
             Ok(false) => self.settings.stale_grant,
             // Pushing would fail too, and would only make the grants look fresh.
             Err(_) => return Ok(()),
         };
         let stale = self.store.stale_grants(age, self.settings.batch * 20).await?;
+        if age.is_zero() && !stale.is_empty() {
+            tracing::warn!(grants = stale.len(), "the ready list is new or lost its data: unclaimed grants are pushed again");
+        }
         metrics::counter!("muster_grants_pushed_again_total").increment(stale.len() as u64);
         dispatch::push(&*self.queue, &stale).await;
         Ok(())

@@ -59,11 +59,8 @@ fn output(tree: &Tree, instances: &Instances) -> Value {
 
 fn provenance(tree: &Tree, instances: &Instances, place: Place) -> Option<Provenance> {
     let view = instances.get(&place)?;
-    let inputs = if place.level == 0 {
-        Vec::new()
-    } else {
-        tree.inputs(place).into_iter().flat_map(|input| down(tree, instances, input)).collect()
-    };
+    let inputs =
+        if place.level == 0 { Vec::new() } else { tree.inputs(place).into_iter().flat_map(|input| down(tree, instances, input)).collect() };
     Some(Provenance { instance: view.id, name: view.name.clone(), status: view.status, level: view.level, ordinal: view.ordinal, inputs })
 }
 

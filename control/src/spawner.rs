@@ -1,9 +1,6 @@
 //! Admission: from a request to a committed run, and its first dispatch.
 
-use std::{
-    collections::BTreeSet,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use muster_shared::{
     catalog::{TemplateSelector, TemplateVersion},
@@ -83,19 +80,20 @@ impl Spawner {
 
     /// Admits a request: compiles the policies, plans the rows, commits them, and makes them known. The answer
     /// comes after the commit: an acknowledged spawn is never lost (I1).
-    pub async fn spawn(&self, team: TeamId, selector: &TemplateSelector, request: SpawnRequest, meta: SpawnMeta) -> Result<Spawned, SpawnError> {
+    pub async fn spawn(
+        &self,
+        team: TeamId,
+        selector: &TemplateSelector,
+        request: SpawnRequest,
+        meta: SpawnMeta,
+    ) -> Result<Spawned, SpawnError> {
         let policy = self.policy(team, selector, request.overrides.as_ref().unwrap_or(&Overrides::default())).await?;
         let reducer = match &request.reduce {
             None => None,
             Some(reduce) => Some(self.reducer(team, &reduce.agent).await?),
         };
-        let admission = Admission {
-            team,
-            policy: &policy,
-            reducer: reducer.as_ref(),
-            idempotency: meta.idempotency,
-            traceparent: meta.traceparent,
-        };
+        let admission =
+            Admission { team, policy: &policy, reducer: reducer.as_ref(), idempotency: meta.idempotency, traceparent: meta.traceparent };
         let batch = spawn::plan(&request, admission, &*self.clock, &*self.random).map_err(SpawnError::Invalid)?;
         let spawned = self.store.spawn(batch).await?;
         self.make_known(&spawned).await;

@@ -3,7 +3,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -27,6 +30,8 @@ struct Shared {
     lists: Mutex<Lists>,
     pushed: Notify,
     nudged: Notify,
+    /// Whether somebody was told that these lists began empty.
+    canary: AtomicBool,
 }
 
 impl MemoryQueue {
@@ -77,9 +82,10 @@ impl ReadyQueue for MemoryQueue {
         Ok(self.lists().iter().map(|list| list.len() as u64).sum())
     }
 
-    /// Never: these lists live as long as the process that reads them.
+    /// At the first call, and never again: these lists begin empty, whatever was granted before this process began,
+    /// and live as long as the process that reads them.
     async fn lost_data(&self) -> Result<bool, QueueError> {
-        Ok(false)
+        Ok(!self.0.canary.swap(true, Ordering::Relaxed))
     }
 
     async fn nudge(&self) -> Result<(), QueueError> {

@@ -83,7 +83,11 @@ impl Library {
             .tools
             .iter()
             .filter_map(|name| specs.get(name))
-            .map(|spec| ToolOffer { name: spec.name.clone(), description: spec.description.clone(), input_schema: spec.input_schema.clone() })
+            .map(|spec| ToolOffer {
+                name: spec.name.clone(),
+                description: spec.description.clone(),
+                input_schema: spec.input_schema.clone(),
+            })
             .collect();
         let prepared = Arc::new(Prepared { policy: Arc::new(policy), hash, form, offers });
         self.policies.lock().unwrap_or_else(PoisonError::into_inner).put(hash, prepared.clone());
@@ -121,8 +125,9 @@ async fn inputs(store: &(impl Reads + ?Sized), claimed: &Claimed) -> Result<Vec<
     outputs
         .into_iter()
         .map(|output| {
-            let value = serde_json::from_str(&output.output)
-                .map_err(|error| BriefingError::Never(AgentError::new(ErrorClass::Internal, "unreadable", format!("output of {}: {error}", output.instance))))?;
+            let value = serde_json::from_str(&output.output).map_err(|error| {
+                BriefingError::Never(AgentError::new(ErrorClass::Internal, "unreadable", format!("output of {}: {error}", output.instance)))
+            })?;
             let name = if output.name.is_empty() { unnamed(output.place) } else { output.name };
             Ok(Input { from: output.instance, name, output: value })
         })
@@ -136,7 +141,9 @@ fn unnamed(place: muster_shared::reduce::Place) -> String {
 
 async fn blob(store: &(impl Reads + ?Sized), hash: Hash32) -> Result<Vec<u8>, BriefingError> {
     let mut found = store.blobs(&[hash]).await?;
-    found.remove(&hash).ok_or_else(|| BriefingError::Never(AgentError::new(ErrorClass::Internal, "unreadable", format!("there is no content {hash}"))))
+    found
+        .remove(&hash)
+        .ok_or_else(|| BriefingError::Never(AgentError::new(ErrorClass::Internal, "unreadable", format!("there is no content {hash}"))))
 }
 
 fn unreadable(what: &str, hash: Hash32, error: &serde_json::Error) -> BriefingError {

@@ -271,7 +271,7 @@ impl Drive<'_> {
     }
 
     fn scene(&self) -> Scene<'_> {
-        Scene { claimed: self.claimed, prepared: &*self.prepared, briefing: &self.briefing, agent: &self.agent }
+        Scene { claimed: self.claimed, prepared: &self.prepared, briefing: &self.briefing, agent: &self.agent }
     }
 
     /// Waits for a retry's moment and for a lease that is believed in. Answers what to do instead of the

@@ -32,6 +32,8 @@ struct Table {
     leases: HashMap<InstanceId, (Lease, CancellationToken)>,
     /// How many claims of an instance are under way. Their outcome is not known here yet.
     claiming: HashMap<InstanceId, usize>,
+    /// Drives that gave up a call which they had made.
+    abandoned: usize,
 }
 
 impl Held {
@@ -49,7 +51,7 @@ impl Held {
     /// Notes a claimed instance until the guard is dropped.
     pub(crate) fn hold(&self, lease: Lease, cancel: CancellationToken) -> HoldGuard<'_> {
         self.lock().leases.insert(lease.instance, (lease, cancel));
-        HoldGuard { held: self, lease }
+        HoldGuard { held: self, lease, abandoned: false }
     }
 
     /// Passes a request to cancel on.
@@ -68,6 +70,12 @@ impl Held {
     /// How many are held.
     pub(crate) fn len(&self) -> usize {
         self.lock().leases.len()
+    }
+
+    /// Calls that were made and whose results are given up, if what is still held is left to itself now.
+    pub(crate) fn given_up(&self) -> usize {
+        let table = self.lock();
+        table.abandoned + table.leases.len()
     }
 
     /// Waits until nothing is held and no claim is under way.
@@ -122,11 +130,20 @@ impl Drop for ClaimGuard<'_> {
 pub(crate) struct HoldGuard<'a> {
     held: &'a Held,
     lease: Lease,
+    abandoned: bool,
+}
+
+impl HoldGuard<'_> {
+    /// Lets go, and counts a call that was made in vain.
+    pub(crate) fn abandon(mut self) {
+        self.abandoned = true;
+    }
 }
 
 impl Drop for HoldGuard<'_> {
     fn drop(&mut self) {
         self.held.let_go(|table| {
+            table.abandoned += usize::from(self.abandoned);
             if table.leases.get(&self.lease.instance).is_some_and(|(lease, _)| lease.epoch == self.lease.epoch) {
                 table.leases.remove(&self.lease.instance);
             }

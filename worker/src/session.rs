@@ -1,12 +1,6 @@
 //! One incarnation of a worker after the other: register, beat, take in, drain.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use muster_shared::{
     ids::Incarnation,
@@ -122,8 +116,6 @@ pub(crate) struct Shared {
     pub(crate) abandon: CancellationToken,
     /// Something can be dispatched now that could not before.
     pub(crate) freed: Notify,
-    /// Calls that were made and whose results were given up.
-    abandoned: AtomicUsize,
 }
 
 impl Session {
@@ -136,7 +128,6 @@ impl Session {
             drain: CancellationToken::new(),
             abandon: CancellationToken::new(),
             freed: Notify::new(),
-            abandoned: AtomicUsize::new(0),
         };
         Self { worker, settings: of.settings.clone(), shared: Arc::new(shared) }
     }
@@ -196,8 +187,7 @@ impl Session {
             let _ = tokio::time::timeout(self.settings.grace.mul_f64(0.05), taking_in).await;
         }
         self.retire().await;
-        // What is still held hangs in the store with a result that nobody will see.
-        let abandoned = self.shared.abandoned.load(Ordering::Relaxed) + self.shared.held.len();
+        let abandoned = self.shared.held.given_up();
         tracing::info!(abandoned, "drained");
         abandoned
     }
@@ -229,13 +219,13 @@ async fn handle(shared: Arc<Shared>, ready: Ready) {
         (shared.driver.parts.set_parent)(&span, traceparent);
     }
     let left = shared.driver.drive(owned, &signals).instrument(span).await;
-    drop(held);
     match left {
-        Left::Ended | Left::Waits | Left::Released => shared.freed.notify_one(),
-        Left::Abandoned => {
-            shared.abandoned.fetch_add(1, Ordering::Relaxed);
+        Left::Ended | Left::Waits | Left::Released => {
+            drop(held);
+            shared.freed.notify_one();
         }
-        Left::Lost => {}
+        Left::Abandoned => held.abandon(),
+        Left::Lost => drop(held),
     }
     metrics::counter!("muster_drives_total", "left" => left.as_str()).increment(1);
 }

@@ -67,16 +67,37 @@ impl Scene<'_> {
 
     /// Calls the model, within the wall clock of the state `thinking`.
     pub(crate) async fn model(&self, engine: &dyn Engine, call: &ModelCall) -> Event {
-        let span = tracing::debug_span!("model_turn", instance = %self.claimed.lease.instance, model = %call.model, step = self.agent.step() + 1);
+        let span =
+            tracing::debug_span!("model_turn", instance = %self.claimed.lease.instance, model = %call.model, step = self.agent.step() + 1);
         let limit = self.prepared.policy.limits.thinking_ms;
-        let late = || ModelError::new(ErrorClass::Timeout, "timeout", format!("limit thinking_ms = {limit}: no answer from `{}` in time", call.model), Retryable::Backoff);
-        let broken = || ModelError::new(ErrorClass::Internal, "engine_panicked", format!("the engine panicked in a call of `{}`", call.model), Retryable::Never);
+        let late = || {
+            ModelError::new(
+                ErrorClass::Timeout,
+                "timeout",
+                format!("limit thinking_ms = {limit}: no answer from `{}` in time", call.model),
+                Retryable::Backoff,
+            )
+        };
+        let broken = || {
+            ModelError::new(
+                ErrorClass::Internal,
+                "engine_panicked",
+                format!("the engine panicked in a call of `{}`", call.model),
+                Retryable::Never,
+            )
+        };
         let reply = within(limit, engine.complete(self.request(call)).instrument(span), late, broken).await;
         match reply {
             Ok(reply) => {
                 metrics::counter!("muster_tokens_total", "direction" => "input").increment(count(reply.usage.input_tokens));
                 metrics::counter!("muster_tokens_total", "direction" => "output").increment(count(reply.usage.output_tokens));
-                Event::Model(ModelTurn { model: call.model.clone(), text: reply.text, tool_calls: reply.tool_calls, finish: reply.finish, usage: reply.usage })
+                Event::Model(ModelTurn {
+                    model: call.model.clone(),
+                    text: reply.text,
+                    tool_calls: reply.tool_calls,
+                    finish: reply.finish,
+                    usage: reply.usage,
+                })
             }
             Err(failed) => {
                 metrics::counter!("muster_model_errors_total", "code" => failed.error.code.clone()).increment(1);
@@ -98,8 +119,16 @@ impl Scene<'_> {
         };
         let effect = permit.spec().effect;
         let limit = policy.limits.executing_ms;
-        let late = || ToolError::new(ErrorClass::Timeout, "timeout", format!("limit executing_ms = {limit}: no result from `{}` in time", call.name), Retryable::Backoff);
-        let broken = || ToolError::new(ErrorClass::Internal, "tool_panicked", format!("the tool `{}` panicked", call.name), Retryable::Never);
+        let late = || {
+            ToolError::new(
+                ErrorClass::Timeout,
+                "timeout",
+                format!("limit executing_ms = {limit}: no result from `{}` in time", call.name),
+                Retryable::Backoff,
+            )
+        };
+        let broken =
+            || ToolError::new(ErrorClass::Internal, "tool_panicked", format!("the tool `{}` panicked", call.name), Retryable::Never);
         match within(limit, gate.toolbox().execute(permit), late, broken).await {
             Ok(value) => tool_result(call, ToolOutcome::Ok(value)),
             Err(failed) => self.tool_failed(call, effect, &failed),
@@ -114,7 +143,8 @@ impl Scene<'_> {
     /// How the instance ends when its own wall clock has passed.
     pub(crate) fn timed_out(&self) -> Event {
         let limit = self.prepared.policy.limits.agent_timeout_ms;
-        let message = format!("limit agent_timeout_ms = {limit}, set by {}: the instance did not end in time", self.prepared.policy.template);
+        let message =
+            format!("limit agent_timeout_ms = {limit}, set by {}: the instance did not end in time", self.prepared.policy.template);
         Event::TimedOut(AgentError::new(ErrorClass::Timeout, "agent_timeout", message))
     }
 }

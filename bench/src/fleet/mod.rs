@@ -58,7 +58,7 @@ impl Fleet {
         let script = folder.path().join("script.yaml");
         std::fs::write(&script, script::text(workload)).context("writing the script")?;
         let listen = format!("127.0.0.1:{}", free_port()?);
-        let mut environment = vec![("MUSTER_LISTEN", listen.clone()), ("MUSTER_SCRIPT", script.display().to_string())];
+        let mut environment = vec![("MUSTER_SCRIPT", script.display().to_string())];
         let commands: Vec<(&str, Vec<String>)> = match kind {
             Kind::Servers { database, redis } => {
                 environment.push(("MUSTER_DATABASE_URL", database.to_owned()));
@@ -66,7 +66,7 @@ impl Fleet {
                 let prefix = format!("bench-{}", uuid_v7(&SystemClock, &SystemRandom).simple());
                 environment.push(("MUSTER_REDIS_PREFIX", prefix));
                 Process::start(muster, "migrate", &["migrate".to_owned()], &environment, folder.path())?.finish().await?;
-                vec![("api", vec!["api".to_owned()]), ("worker", vec!["worker".to_owned(), format!("--concurrency={CONCURRENCY}")])]
+                vec![("api", vec!["api".to_owned(), format!("--listen={listen}")]), ("worker", vec!["worker".to_owned(), format!("--concurrency={CONCURRENCY}")])]
             }
             Kind::Embedded => {
                 let data = folder.path().join("data").display().to_string();

@@ -37,11 +37,10 @@ struct Call<'a> {
 impl Client {
     /// A client of the server at `url`.
     pub(crate) fn new(url: &str) -> Result<Self, Failure> {
-        let base = Url::parse(url.trim_end_matches('/'))
-            .map_err(|error| Failure::usage(format!("`{url}` is not the URL of a server: {error}")))?;
-        if !matches!(base.scheme(), "http" | "https") || !base.has_host() {
-            return Err(Failure::usage(format!("`{url}` is not the URL of a server: it must begin with http:// or https://")));
-        }
+        let base = Url::parse(url.trim_end_matches('/')).ok().filter(|base| matches!(base.scheme(), "http" | "https") && base.has_host());
+        let Some(base) = base else {
+            return Err(Failure::usage(format!("`{url}` is not the URL of a server: write http://host:port or https://host:port")));
+        };
         let local = base.host_str().is_some_and(|host| matches!(host, "localhost" | "127.0.0.1" | "[::1]"));
         let mut http =
             reqwest::Client::builder().connect_timeout(CONNECT).timeout(ANSWER).user_agent(concat!("muster/", env!("CARGO_PKG_VERSION")));

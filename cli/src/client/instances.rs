@@ -7,7 +7,7 @@ use muster_shared::{
 use serde_json::json;
 
 use crate::{
-    args::{IdArgs, InstanceCommand},
+    args::{InstanceCommand, InstanceIdArgs},
     client::{self, Link},
     embed::Work,
     failure::Failure,
@@ -39,7 +39,7 @@ pub(crate) async fn command(context: &Context, command: InstanceCommand) -> Resu
     }
 }
 
-fn path(args: &IdArgs) -> Result<String, Failure> {
+fn path(args: &InstanceIdArgs) -> Result<String, Failure> {
     let id: InstanceId = args.id.parse().map_err(|error| Failure::usage(format!("{error}")))?;
     Ok(format!("/v1/instances/{id}"))
 }

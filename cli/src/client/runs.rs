@@ -8,7 +8,7 @@ use muster_shared::{
 use serde_json::json;
 
 use crate::{
-    args::{ClientArgs, IdArgs, RunArgs, RunCommand, RunFileArgs},
+    args::{ClientArgs, RunArgs, RunCommand, RunFileArgs, RunIdArgs},
     client::{self, Link, agents, follow},
     embed::Work,
     failure::Failure,
@@ -44,6 +44,9 @@ fn run_id(id: &str) -> Result<RunId, Failure> {
 async fn run_file(context: &Context, args: RunFileArgs) -> Result<(), Failure> {
     let Some(file) = args.file else { return Err(Failure::usage("give a run file, or one of: list, show, watch, result, cancel")) };
     let given = Given { input: args.input, set: args.set, model: args.model, ..Given::default() };
+    if !file.exists() && file.extension().is_none() {
+        return Err(Failure::usage(format!("there is no run file `{}`, and no such command: list, show, watch, result, cancel", file.display())));
+    }
     let prepared = runfile::load(&file, &given)?;
     let work = if args.detach { Work::LeftAlone } else { Work::Done };
     if args.detach && args.client.target.data.is_some() {
@@ -119,7 +122,7 @@ async fn show(context: &Context, run: RunId, instances: bool, client: &ClientArg
     output::show(client.output, &document, |_| format!("{}\n\n{}", output::run(&view), output::instances(&of)))
 }
 
-async fn result(context: &Context, args: &IdArgs) -> Result<(), Failure> {
+async fn result(context: &Context, args: &RunIdArgs) -> Result<(), Failure> {
     let run = run_id(&args.id)?;
     let result = Link::with(context, &args.client.target, Work::LeftAlone, async |link| {
         let view: RunView = link.client.get(&format!("/v1/runs/{run}")).await?;

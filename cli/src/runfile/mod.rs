@@ -125,7 +125,12 @@ pub(crate) fn load(path: &Path, given: &Given) -> Result<Prepared, Failure> {
 
 /// Reads a template file from disk.
 pub(crate) fn template(path: &Path) -> Result<Value, Failure> {
-    parse(&path.display().to_string(), &read(path)?)
+    let what = path.display();
+    let document = parse(&what.to_string(), &read(path)?)?;
+    if document.get("agent").is_some() && document.get("models").is_none() {
+        return Err(Failure::usage(format!("{what} is a run file, not a template: run it with `muster run {what}`")));
+    }
+    Ok(document)
 }
 
 fn read(path: &Path) -> Result<String, Failure> {
@@ -140,6 +145,7 @@ fn parse(what: &str, text: &str) -> Result<Value, Failure> {
 /// From the text of a run file to a request.
 pub(crate) fn prepare(what: &str, default_name: &str, text: &str, library: &dyn Library, given: &Given) -> Result<Prepared, Failure> {
     let mut document = parse(what, text)?;
+    must_be_a_run_file(what, &document)?;
     let faulty = |faults| Failure::faulty(what, Faults(faults));
     let vars = vars::Vars::new(document.get("set"), &given.set).map_err(faulty)?;
     let faults = vars.fill(&mut document, &given.set);
@@ -179,6 +185,18 @@ pub(crate) fn prepare(what: &str, default_name: &str, text: &str, library: &dyn 
         deadline_ms: file.deadline_ms,
     };
     Ok(Prepared { name: file.name.unwrap_or_else(|| default_name.to_owned()), templates, agent: file.agent, request, notes })
+}
+
+/// The usual mistakes, in words that help.
+fn must_be_a_run_file(what: &str, document: &Value) -> Result<(), Failure> {
+    let Some(fields) = document.as_object() else {
+        let is = if document.is_null() { "is empty" } else { "is no mapping" };
+        return Err(Failure::usage(format!("{what} {is}: a run file names an `agent` and its `task`, `tasks` or `for_each`")));
+    };
+    if !fields.contains_key("agent") && (fields.contains_key("models") || fields.contains_key("model")) {
+        return Err(Failure::usage(format!("{what} is a template, not a run file: store it with `muster agent apply {what}`")));
+    }
+    Ok(())
 }
 
 /// Deserializes, and says where it failed.

@@ -24,7 +24,13 @@ over_both_lists!(
     a_nudge_is_heard_later_and_once,
     waiting_for_a_nudge_ends_by_itself,
     a_wait_for_a_nudge_may_be_dropped,
+    a_new_list_says_once_that_it_began_empty,
 );
+
+async fn a_new_list_says_once_that_it_began_empty(queue: impl Fixture) {
+    assert!(queue.lost_data().await.expect("asked"), "what was granted before this list began is not in it");
+    assert!(!queue.lost_data().await.expect("asked"));
+}
 
 async fn higher_priorities_come_first(queue: impl Fixture) {
     let (low, high, middle, beyond) = (leaf(0), leaf(9), leaf(4), leaf(200));

@@ -195,6 +195,12 @@ pub trait Claims: Send + Sync {
 
     /// Makes up to `limit` waiting instances due whose timer has passed. Answers how many.
     async fn wake_due(&self, limit: i64) -> Result<u64, StoreError>;
+
+    /// Makes room for the time ahead, such as the log's next partitions. Harmless to repeat; a crash leaves
+    /// some of it made. A store that needs none has nothing to do.
+    async fn make_room(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
 }
 
 /// Template versions: immutable, hashed, activated explicitly.

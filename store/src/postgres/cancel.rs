@@ -27,8 +27,8 @@ pub(super) async fn cancel_run(store: &PostgresStore, run: RunId, why: &str) -> 
     let flagged = sqlx::query(FLAG_RUN).bind(run.0).bind(why).execute(&store.pool).await.map_err(Failure::from)?;
     if flagged.rows_affected() == 0 {
         return match sqlx::query("-- run_exists\nSELECT 1 FROM runs WHERE id = $1").bind(run.0).fetch_optional(&store.pool).await {
-            Ok(Some(_)) => Err(StoreError::Conflict(format!("run {run} has ended"))),
-            Ok(None) => Err(StoreError::NotFound(format!("run {run}"))),
+            Ok(Some(_)) => Err(StoreError::Conflict(format!("{run} has ended"))),
+            Ok(None) => Err(StoreError::NotFound(run.to_string())),
             Err(error) => Err(Failure::from(error).into()),
         };
     }
@@ -55,7 +55,7 @@ pub(super) async fn cancel_instance(store: &PostgresStore, instance: InstanceId,
         .fetch_optional(&store.pool)
         .await
         .map_err(Failure::from)?;
-    let Some(row) = row else { return Err(StoreError::NotFound(format!("instance {instance}"))) };
+    let Some(row) = row else { return Err(StoreError::NotFound(instance.to_string())) };
     let at = Reader::new("agent_instances", &row);
     let (run, group) = (RunId(at.uuid("run_id")?), GroupId(at.uuid("group_id")?));
     let group = store.group_of(group).await?;
@@ -114,7 +114,7 @@ async fn cancel_one(store: &PostgresStore, instance: InstanceId, run: RunId, gro
             count(&mut tx, &shard, &deltas).await?;
             Cascade { ended: 1, left: 0 }
         }
-        _ => return Err(StoreError::Conflict(format!("instance {instance} has ended")).into()),
+        _ => return Err(StoreError::Conflict(format!("{instance} has ended")).into()),
     };
     tx.commit().await?;
     Ok(done)
@@ -153,7 +153,7 @@ async fn lock_one(tx: &mut PgConnection, instance: InstanceId, run: RunId, lock:
             run_is_over: at.bool("run_is_over")?,
         });
     }
-    Err(StoreError::NotFound(format!("instance {instance}")).into())
+    Err(StoreError::NotFound(instance.to_string()).into())
 }
 
 const LOCK_ONE: &str = "-- lock_one_instance

@@ -73,6 +73,11 @@ impl Claims for PostgresStore {
     async fn wake_due(&self, limit: i64) -> Result<u64, StoreError> {
         Ok(retrying(|| grant::wake_due(self, limit)).await?)
     }
+
+    async fn make_room(&self) -> Result<(), StoreError> {
+        sqlx::query(MAKE_ROOM).execute(&self.pool).await.map_err(Failure::from)?;
+        Ok(())
+    }
 }
 
 /// Microseconds of a span, for the database.
@@ -190,3 +195,8 @@ WITH held AS (
 UPDATE agent_instances i
 SET status = 'queued', worker_incarnation = NULL, granted_at = NULL, epoch = i.epoch + 1, updated_at = now()
 FROM held h WHERE i.id = h.id";
+
+// Months ahead of the runs that will fill them: once a row is in the default partition, its month can have none.
+const MAKE_ROOM: &str = "-- make_room
+SELECT muster_event_partition((date_trunc('month', now() AT TIME ZONE 'UTC') + make_interval(months => ahead))::date) FROM generate_series(0, 2) AS ahead
+WHERE to_regclass('agent_events_' || to_char(date_trunc('month', now() AT TIME ZONE 'UTC') + make_interval(months => ahead), 'YYYY_MM')) IS NULL";

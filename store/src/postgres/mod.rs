@@ -79,7 +79,8 @@ impl PostgresStore {
         random: Arc<dyn Random>,
     ) -> Result<Self, StoreError> {
         let pool = options.pool(url)?;
-        schema::check(&pool).await?;
+        // A connection of its own first: a pool tries again until its patience ends, and then hides the cause.
+        schema::check_at(&options, url).await?;
         let shards = counters::Shards::new(random.as_ref());
         Ok(Self { pool, clock, random, shards, groups: Mutex::default() })
     }
@@ -134,7 +135,7 @@ impl PostgresStore {
 
     async fn group_of(&self, id: GroupId) -> Result<GroupOf, Failure> {
         let mut found = self.groups_of([id]).await?;
-        found.remove(&id.0).ok_or_else(|| StoreError::NotFound(format!("group {id}")).into())
+        found.remove(&id.0).ok_or_else(|| StoreError::NotFound(id.to_string()).into())
     }
 }
 

@@ -72,7 +72,7 @@ impl Reads for PostgresStore {
     async fn run(&self, team: TeamId, run: RunId) -> Result<wire::RunView, StoreError> {
         const RUN: &str = run_views!("run", "SELECT * FROM runs WHERE team_id = $1 AND id = $2");
         let row = sqlx::query(RUN).bind(team.0).bind(run.0).fetch_optional(&self.pool).await.map_err(Failure::from)?;
-        rows::run_view(&row.ok_or_else(|| StoreError::NotFound(format!("run {run}")))?)
+        rows::run_view(&row.ok_or_else(|| StoreError::NotFound(run.to_string()))?)
     }
 
     async fn runs(&self, team: TeamId, page: &Page) -> Result<wire::Listing<wire::RunView>, StoreError> {
@@ -88,7 +88,7 @@ impl Reads for PostgresStore {
     async fn instance(&self, team: TeamId, instance: InstanceId) -> Result<wire::InstanceView, StoreError> {
         const INSTANCE: &str = instance_views!("instance", "WHERE team_id = $1 AND id = $2");
         let row = sqlx::query(INSTANCE).bind(team.0).bind(instance.0).fetch_optional(&self.pool).await.map_err(Failure::from)?;
-        rows::instance_view(&row.ok_or_else(|| StoreError::NotFound(format!("instance {instance}")))?)
+        rows::instance_view(&row.ok_or_else(|| StoreError::NotFound(instance.to_string()))?)
     }
 
     async fn instances(&self, team: TeamId, run: RunId, page: &Page) -> Result<wire::Listing<wire::InstanceView>, StoreError> {
@@ -100,7 +100,7 @@ impl Reads for PostgresStore {
         let after = page.after.as_deref().map(InstanceCursor::parse).transpose()?;
         let known = sqlx::query("-- run_exists\nSELECT 1 FROM runs WHERE id = $1 AND team_id = $2").bind(run.0).bind(team.0);
         if known.fetch_optional(&self.pool).await.map_err(Failure::from)?.is_none() {
-            return Err(StoreError::NotFound(format!("run {run}")));
+            return Err(StoreError::NotFound(run.to_string()));
         }
         let after = after.unwrap_or(InstanceCursor { group: GroupId(Uuid::nil()), place: Place::leaf(-1) });
         let limit = page.limit.max(0);
@@ -129,7 +129,7 @@ impl Reads for PostgresStore {
             .fetch_optional(&self.pool)
             .await
             .map_err(Failure::from)?;
-        let run = run.ok_or_else(|| StoreError::NotFound(format!("instance {instance}")))?;
+        let run = run.ok_or_else(|| StoreError::NotFound(instance.to_string()))?;
         let found = sqlx::query(EVENTS)
             .bind(run)
             .bind(instance.0)

@@ -40,10 +40,27 @@ pub async fn migrate(url: &str) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// The same, over a connection of its own: when there is none to be had, the answer says why.
+pub(super) async fn check_at(options: &PostgresOptions, url: &str) -> Result<(), StoreError> {
+    let patience = options.acquire_timeout;
+    let connect = options.connect_options(url)?;
+    let mut connection = tokio::time::timeout(patience, PgConnection::connect_with(&connect))
+        .await
+        .map_err(|_| StoreError::Unavailable(format!("no answer within {} s", patience.as_secs())))?
+        .map_err(Failure::from)?;
+    must_be_known(applied(&mut connection).await?)?;
+    connection.close().await.map_err(Failure::from)?;
+    Ok(())
+}
+
 /// `Schema` unless the database has exactly the version that this binary knows.
 pub(super) async fn check(pool: &PgPool) -> Result<(), StoreError> {
     let mut connection = pool.acquire().await.map_err(Failure::from)?;
-    match applied(&mut connection).await? {
+    must_be_known(applied(&mut connection).await?)
+}
+
+fn must_be_known(applied: Option<i64>) -> Result<(), StoreError> {
+    match applied {
         Some(NEWEST) => Ok(()),
         Some(found) if found > NEWEST => Err(newer(found)),
         Some(found) => {

@@ -118,7 +118,7 @@ pub(super) async fn insert_events(conn: &mut SqliteConnection, entries: &[Logged
     const HEAD: &str = "-- insert_events
         INSERT INTO agent_events (run_id, instance_id, seq, epoch, type, payload, at, hash) VALUES";
     for portion in portions(entries) {
-        let mut insert = sqlx::query(AssertSqlSafe(with_values(HEAD, 0, portion.len(), 8, "")));
+        let mut insert = sqlx::query(AssertSqlSafe(with_values(HEAD, portion.len(), 8, "")));
         for Logged { run, instance, entry } in portion {
             insert = insert
                 .bind(run.0)
@@ -140,10 +140,10 @@ pub(super) async fn advance(conn: &mut SqliteConnection, changes: &[Advance], no
     const HEAD: &str = "-- advance
         UPDATE agent_instances SET state = w.column2, step = w.column3, input_tokens = input_tokens + w.column4,
             output_tokens = output_tokens + w.column5, cost_micros = cost_micros + w.column6, last_seq = w.column7,
-            last_hash = w.column8, updated_at = ?1
+            last_hash = w.column8, updated_at = ?
         FROM (VALUES";
     for portion in portions(changes) {
-        let sql = with_values(HEAD, 1, portion.len(), 8, ") AS w WHERE id = w.column1");
+        let sql = with_values(HEAD, portion.len(), 8, ") AS w WHERE id = w.column1");
         let mut update = sqlx::query(AssertSqlSafe(sql)).bind(now.micros());
         for change in portion {
             update = update
@@ -169,10 +169,10 @@ pub(super) async fn hand_over(conn: &mut SqliteConnection, changes: &[HandOver<'
             step = coalesce(w.column4, step), input_tokens = input_tokens + w.column5,
             output_tokens = output_tokens + w.column6, cost_micros = cost_micros + w.column7, last_seq = w.column8,
             last_hash = w.column9, waiting_for = w.column10, run_after = w.column11, granted_at = w.column12,
-            output = w.column13, error = w.column14, updated_at = ?1
+            output = w.column13, error = w.column14, updated_at = ?
         FROM (VALUES";
     for portion in portions(changes) {
-        let sql = with_values(HEAD, 1, portion.len(), 14, ") AS w WHERE id = w.column1");
+        let sql = with_values(HEAD, portion.len(), 14, ") AS w WHERE id = w.column1");
         let mut update = sqlx::query(AssertSqlSafe(sql)).bind(now.micros());
         for change in portion {
             update = update

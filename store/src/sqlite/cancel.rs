@@ -69,9 +69,9 @@ impl SqliteStore {
         .fetch_optional(&mut *tx)
         .await
         .map_err(db)?
-        .ok_or_else(|| StoreError::NotFound(format!("run {run}")))?;
+        .ok_or_else(|| StoreError::NotFound(run.to_string()))?;
         if Reader::new("runs", &row).bool("ended")? {
-            return Err(StoreError::Conflict(format!("run {run} has ended")));
+            return Err(StoreError::Conflict(format!("{run} has ended")));
         }
         sqlx::query("-- cancel_run\nUPDATE runs SET cancel_requested = 1, cancel_reason = coalesce(cancel_reason, ?2) WHERE id = ?1")
             .bind(run.0)
@@ -97,11 +97,11 @@ impl SqliteStore {
         .fetch_optional(&mut *tx)
         .await
         .map_err(db)?
-        .ok_or_else(|| StoreError::NotFound(format!("instance {instance}")))?;
+        .ok_or_else(|| StoreError::NotFound(instance.to_string()))?;
         let status = Reader::new("agent_instances", &row).status("status")?;
         let cascade = match status {
             Status::Completed | Status::Failed | Status::Timeout | Status::Cancelled => {
-                return Err(StoreError::Conflict(format!("instance {instance} has ended: {}", status.as_str())));
+                return Err(StoreError::Conflict(format!("{instance} has ended: {}", status.as_str())));
             }
             Status::Running => Cascade { ended: 0, left: 1 },
             Status::Queued | Status::Waiting | Status::Paused => {

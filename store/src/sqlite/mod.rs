@@ -1,6 +1,6 @@
 //! The store over one SQLite file: embedded mode, crash-safe like the other.
 //!
-//! One process owns the file (see [`lock`]); within it, every write is one `BEGIN IMMEDIATE` transaction on the
+//! One process owns the file (see `lock`); within it, every write is one `BEGIN IMMEDIATE` transaction on the
 //! one writing connection, so that what a transaction reads stays true until it commits: rows need no locks, and
 //! the rules that Postgres keeps with lock order hold by themselves. Readers have connections of their own (WAL)
 //! and see what is committed. "Now" is the injected clock (rule 18). A commit is durable when it is answered
@@ -142,7 +142,7 @@ impl SqliteStore {
         .fetch_optional(conn)
         .await
         .map_err(db)?
-        .ok_or_else(|| StoreError::NotFound(format!("group {id}")))?;
+        .ok_or_else(|| StoreError::NotFound(id.to_string()))?;
         let group = Arc::new(rows::group_with_reducer(&row)?);
         let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
         if groups.len() >= CACHED_GROUPS {

@@ -62,7 +62,7 @@ impl Reads for SqliteStore {
             .fetch_optional(&self.readers)
             .await
             .map_err(db)?
-            .ok_or_else(|| StoreError::NotFound(format!("run {run}")))?;
+            .ok_or_else(|| StoreError::NotFound(run.to_string()))?;
         rows::run_view(&row)
     }
 
@@ -87,7 +87,7 @@ impl Reads for SqliteStore {
             .fetch_optional(&self.readers)
             .await
             .map_err(db)?
-            .ok_or_else(|| StoreError::NotFound(format!("instance {instance}")))?;
+            .ok_or_else(|| StoreError::NotFound(instance.to_string()))?;
         rows::instance_view(&row)
     }
 
@@ -125,7 +125,7 @@ impl Reads for SqliteStore {
             .fetch_optional(&self.readers)
             .await
             .map_err(db)?;
-        let run = run.ok_or_else(|| StoreError::NotFound(format!("instance {instance}")))?;
+        let run = run.ok_or_else(|| StoreError::NotFound(instance.to_string()))?;
         let found = sqlx::query(
             "-- events
              SELECT run_id, instance_id, seq, epoch, type, payload, at, hash FROM agent_events
@@ -210,7 +210,7 @@ impl SqliteStore {
             .fetch_one(&self.readers)
             .await
             .map_err(db)?;
-        if known == 0 { Err(StoreError::NotFound(format!("run {run}"))) } else { Ok(()) }
+        if known == 0 { Err(StoreError::NotFound(run.to_string())) } else { Ok(()) }
     }
 }
 

@@ -194,12 +194,12 @@ async fn insert_instances(conn: &mut SqliteConnection, batch: &SpawnBatch, grant
         INSERT INTO agent_instances (id, run_id, group_id, team_id, project_id, level, ordinal, template_id, template_version,
                                      template_name, policy_hash, context_hash, core_rev, priority, name, role, task, status,
                                      state, granted_at, created_at, updated_at)
-        SELECT w.column1, ?1, ?2, ?3, ?4, 0, w.column2, ?5, ?6, ?7, w.column3, w.column4, ?8, ?9, w.column5, w.column6,
-               w.column7, 'queued', 'init', w.column8, ?10, ?10
+        SELECT w.column1, ?, ?, ?, ?, 0, w.column2, ?, ?, ?, w.column3, w.column4, ?, ?, w.column5, w.column6, w.column7,
+               'queued', 'init', w.column8, ?, ?
         FROM (VALUES";
     let (run, mut made) = (&batch.run, 0);
     for portion in portions(&batch.instances) {
-        let sql = with_values(HEAD, 10, portion.len(), 8, ") AS w");
+        let sql = with_values(HEAD, portion.len(), 8, ") AS w");
         let mut insert = sqlx::query(AssertSqlSafe(sql))
             .bind(run.id.0)
             .bind(batch.group.id.0)
@@ -210,6 +210,7 @@ async fn insert_instances(conn: &mut SqliteConnection, batch: &SpawnBatch, grant
             .bind(&run.template.name)
             .bind(CORE_REV)
             .bind(run.priority)
+            .bind(now.micros())
             .bind(now.micros());
         for instance in portion {
             insert = insert

@@ -130,6 +130,26 @@ async fn a_claim_whose_answer_was_lost_is_given_back_by_reconciliation() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_is_still_on_its_way_is_not_given_back() {
+    let fleet = fleet().await;
+    let looks = Arc::new(AtomicUsize::new(0));
+    let (counted, mut claims) = (looks.clone(), 0);
+    fleet.store.faults(move |op| {
+        claims += u32::from(op == Op::Claim);
+        counted.fetch_add(usize::from(op == Op::Owned), Ordering::Relaxed);
+        if op == Op::Claim && claims == 1 { Fault::AnswerLate } else { Fault::None }
+    });
+    let _worker = fleet.process();
+    let (run, instance) = fleet.one("agent", "talk").await;
+    fleet.stands(instance, Status::Running).await;
+    let already = looks.load(Ordering::Relaxed);
+    fleet.until(async || (looks.load(Ordering::Relaxed) >= already + 4).then_some(())).await;
+    fleet.store.let_go();
+    assert_eq!(fleet.answer(run).await, json!("finished"));
+    assert!(fleet.store_log(instance).await.iter().all(|stored| stored.epoch == 1), "it was claimed once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_read_after_a_claim_is_given_back_or_waited_for() {
     let fleet = fleet().await;
     fleet.effects.hold(|_, step| step == 3);

@@ -1,10 +1,11 @@
 //! Runs of one instance: modes, tools, refusals, retries, limits.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use muster_shared::{
     event::{Event, EventKind as K, ToolOutcome},
     fsm::Status,
+    time::{Clock, SystemClock, Timestamp},
     wire::RunStatus,
 };
 use serde_json::json;
@@ -127,6 +128,30 @@ async fn a_long_delay_gives_the_slot_back_and_the_timer_resumes_it() {
     assert_eq!(fleet.kinds(instance).await, [K::Retry, K::Waiting, K::Model, K::Completed]);
     assert!(log[2].at.since(log[0].at) >= Duration::from_millis(2600), "not before the provider's Retry-After");
     assert_eq!((log[1].epoch, log[2].epoch), (1, 3), "waiting and claiming both raise the epoch");
+}
+
+/// A clock that is wrong.
+struct Slow(Duration);
+
+impl Clock for Slow {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_micros(SystemClock.now().micros() - i64::try_from(self.0.as_micros()).unwrap())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_whose_clock_is_slow_waits_once_and_believes_the_timer() {
+    let mut fleet = Fleet::new(json!([
+        { "match": { "attempt": 0 }, "answer": { "error": { "code": "rate_limited", "retry_after_ms": 5000 } } },
+        { "answer": { "text": "{{task}}" } },
+    ]))
+    .await;
+    fleet.clock = Arc::new(Slow(Duration::from_secs(3600)));
+    fleet.template("agent", json!({ "mode": "multi_step" })).await;
+    let _worker = fleet.process();
+    let (run, instance) = fleet.one("agent", "later").await;
+    assert_eq!(fleet.answer(run).await, json!("later"));
+    assert_eq!(fleet.kinds(instance).await, [K::Retry, K::Waiting, K::Model, K::Completed]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,7 +17,7 @@ use muster_shared::{
     fsm::Status,
     ids::{InstanceId, RunId, TeamId},
     store::{Page, Reads as _, Spawned, StoredEvent},
-    time::{SystemClock, SystemRandom},
+    time::{Clock, SystemClock, SystemRandom},
     wire::{InstanceView, RunResult, RunStatus, RunView},
 };
 use muster_store::sqlite::{SqliteStore, migrate};
@@ -45,18 +45,20 @@ pub(crate) struct Fleet {
     pub(crate) effects: Arc<Effects>,
     pub(crate) engine: Arc<WatchedEngine>,
     pub(crate) tools: Arc<Registry>,
+    /// What the workers' processes take for the time of day.
+    pub(crate) clock: Arc<dyn Clock>,
     spawner: Spawner,
     _dir: tempfile::TempDir,
 }
 
 impl Fleet {
-    /// A fleet whose models answer by these rules. There are two providers with the same rules but one:
-    /// `spare/…` never fails.
+    /// A fleet whose models `main/…` answer by these rules; `spare/…` never fails.
     pub(crate) async fn new(rules: Value) -> Self {
         let dir = tempfile::tempdir().expect("a directory is to be had");
         let url = format!("sqlite://{}", dir.path().join("muster.db").display());
         migrate(&url).await.expect("the schema applies");
-        let sqlite = SqliteStore::connect_with(&url, Arc::new(SystemClock), Arc::new(SystemRandom)).await.expect("a migrated database opens");
+        let sqlite =
+            SqliteStore::connect_with(&url, Arc::new(SystemClock), Arc::new(SystemRandom)).await.expect("a migrated database opens");
         let sqlite = Arc::new(sqlite);
         let store = Arc::new(Watched::new(sqlite.clone()));
         let effects = Effects::new(sqlite);
@@ -80,7 +82,7 @@ impl Fleet {
             Arc::new(SystemClock),
             Arc::new(SystemRandom),
         );
-        let fleet = Self { store, queue, effects, engine, tools, spawner, _dir: dir };
+        let fleet = Self { store, queue, effects, engine, tools, clock: Arc::new(SystemClock), spawner, _dir: dir };
         fleet.template("reducer", json!({ "output": { "format": "json" } })).await;
         fleet
     }

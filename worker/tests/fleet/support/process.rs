@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Fleet, limited};
 
-pub(crate) const LEASE_TTL: Duration = Duration::from_millis(1500);
+pub(crate) const LEASE_TTL: Duration = Duration::from_secs(3);
 
 /// Settings for tests: nothing is waited for long.
 pub(crate) fn settings() -> WorkerSettings {
@@ -66,8 +66,7 @@ impl Process {
     }
 
     pub(crate) fn start(fleet: &Fleet, settings: Option<WorkerSettings>, control: ControlSettings) -> Self {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("threads are to be had");
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("threads are to be had");
         let shutdown = CancellationToken::new();
         let (store, queue) = (fleet.store.clone(), fleet.queue.clone());
         let holder = Incarnation::new(&SystemClock, &SystemRandom);
@@ -81,7 +80,7 @@ impl Process {
                 queue: Arc::new(queue.clone()),
                 engine: fleet.engine.clone() as Arc<dyn Engine>,
                 gate: Gate::new(fleet.tools.clone()),
-                clock: Arc::new(SystemClock),
+                clock: fleet.clock.clone(),
                 random: Arc::new(SystemRandom),
                 set_parent: |_, _| {},
             };

@@ -48,6 +48,8 @@ pub(crate) enum Fault {
     Unreached,
     /// It is done, and nobody learns of it.
     AnswerLost,
+    /// It is done, and its answer comes when the test lets it.
+    AnswerLate,
 }
 
 type Plan = Box<dyn FnMut(Op) -> Fault + Send>;
@@ -57,13 +59,20 @@ pub(crate) struct Watched {
     inner: Arc<dyn Store>,
     plan: Mutex<Plan>,
     changes: watch::Sender<u64>,
+    let_go: watch::Sender<bool>,
     registered: Mutex<Vec<Incarnation>>,
 }
 
 impl Watched {
     pub(crate) fn new(inner: Arc<dyn Store>) -> Self {
         let plan: Plan = Box::new(|_| Fault::None);
-        Self { inner, plan: Mutex::new(plan), changes: watch::Sender::new(0), registered: Mutex::default() }
+        Self {
+            inner,
+            plan: Mutex::new(plan),
+            changes: watch::Sender::new(0),
+            let_go: watch::Sender::new(false),
+            registered: Mutex::default(),
+        }
     }
 
     /// From now on, `plan` decides about every call.
@@ -81,6 +90,11 @@ impl Watched {
             left -= 1;
             fault
         });
+    }
+
+    /// Late answers come now.
+    pub(crate) fn let_go(&self) {
+        self.let_go.send_replace(true);
     }
 
     /// Counts every operation that has reached the database.
@@ -104,7 +118,14 @@ impl Watched {
         }
         let answer = call.await;
         self.changes.send_modify(|count| *count += 1);
-        if fault == Fault::AnswerLost { Err(StoreError::Unavailable("answer lost by the test".to_owned())) } else { answer }
+        match fault {
+            Fault::AnswerLost => Err(StoreError::Unavailable("answer lost by the test".to_owned())),
+            Fault::AnswerLate => {
+                self.let_go.subscribe().wait_for(|go| *go).await.expect("the sender lives");
+                answer
+            }
+            Fault::None | Fault::Unreached => answer,
+        }
     }
 }
 
@@ -190,6 +211,10 @@ impl Claims for Watched {
 
     async fn wake_due(&self, limit: i64) -> Result<u64, StoreError> {
         self.through(Op::Other, self.inner.wake_due(limit)).await
+    }
+
+    async fn make_room(&self) -> Result<(), StoreError> {
+        self.through(Op::Other, self.inner.make_room()).await
     }
 }
 
