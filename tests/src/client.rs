@@ -18,6 +18,22 @@ impl Client {
         Self { http: reqwest::Client::new(), base }
     }
 
+    /// The address of the API.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// Status and JSON body of any request.
+    pub async fn send(&self, request: reqwest::RequestBuilder) -> anyhow::Result<(u16, Value)> {
+        let answer = request.send().await?;
+        Ok((answer.status().as_u16(), answer.json().await.unwrap_or(Value::Null)))
+    }
+
+    /// A request that is not usual.
+    pub fn request(&self, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.base))
+    }
+
     /// Status and JSON body of a GET.
     pub async fn get(&self, path: &str) -> anyhow::Result<(u16, Value)> {
         let answer = self.http.get(format!("{}{path}", self.base)).send().await?;

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
 use tempfile::TempDir;
 
-use crate::{Client, Process, muster_binary, server, until};
+use crate::{Client, Process, Said, muster_binary, server, until};
 
 /// A port that was free a moment ago.
 pub(crate) fn free_port() -> anyhow::Result<u16> {
@@ -24,11 +24,14 @@ pub struct FleetOptions {
     pub script: Option<String>,
     /// A Redis of the test's own instead of the shared one.
     pub redis_url: Option<String>,
+    /// A Postgres of the test's own instead of the shared one: its maintenance database.
+    pub postgres_url: Option<String>,
 }
 
 /// A database, a queue prefix and a folder; processes are started on them.
 pub struct Fleet {
     folder: TempDir,
+    postgres: String,
     database: String,
     env: Vec<(String, String)>,
     started: AtomicU32,
@@ -39,10 +42,11 @@ impl Fleet {
     pub async fn new(options: FleetOptions) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let database = format!("fleet_{}", uuid::Uuid::from_u128(u128::from(std::process::id()) << 64 | unique()).simple());
-        let mut admin = PgConnection::connect(&server("MUSTER_TEST_POSTGRES_URL")).await?;
+        let postgres = options.postgres_url.unwrap_or_else(|| server("MUSTER_TEST_POSTGRES_URL"));
+        let mut admin = PgConnection::connect(&postgres).await?;
         sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {database}"))).execute(&mut admin).await?;
         let env = [
-            ("MUSTER_DATABASE_URL", database_url(&database)),
+            ("MUSTER_DATABASE_URL", database_url(&postgres, &database)),
             ("MUSTER_REDIS_URL", options.redis_url.unwrap_or_else(|| server("MUSTER_TEST_REDIS_URL"))),
             ("MUSTER_REDIS_PREFIX", database.clone()),
             ("MUSTER_LEASE_TTL_MS", "2000".to_owned()),
@@ -57,7 +61,7 @@ impl Fleet {
             std::fs::write(&script, rules)?;
             env.push(("MUSTER_SCRIPT".to_owned(), script.display().to_string()));
         }
-        let fleet = Self { folder, database, env, started: AtomicU32::new(0) };
+        let fleet = Self { folder, postgres, database, env, started: AtomicU32::new(0) };
         let status = fleet.run(&["migrate"])?.ended().await?;
         anyhow::ensure!(status.success(), "migrate: {status}");
         Ok(fleet)
@@ -70,7 +74,7 @@ impl Fleet {
 
     /// Its database.
     pub fn database_url(&self) -> String {
-        database_url(&self.database)
+        database_url(&self.postgres, &self.database)
     }
 
     /// Starts `muster ARGS`.
@@ -96,6 +100,13 @@ impl Fleet {
             .await
             .with_context(|| process.stderr())?;
         Ok((process, client))
+    }
+
+    /// Runs a client command against this fleet's API to its end, in the fleet's folder.
+    pub async fn muster(&self, client: &Client, args: &[&str]) -> anyhow::Result<Said> {
+        let mut all = args.to_vec();
+        all.extend(["--url", client.base()]);
+        Said::by(self.run(&all)?).await
     }
 
     /// Starts a worker process.
@@ -128,8 +139,7 @@ impl Fleet {
     }
 }
 
-fn database_url(database: &str) -> String {
-    let server = server("MUSTER_TEST_POSTGRES_URL");
+fn database_url(server: &str, database: &str) -> String {
     let (base, _) = server.rsplit_once('/').expect("a URL with a database");
     format!("{base}/{database}")
 }

@@ -2,14 +2,20 @@
 //! private Postgres, and a private Redis. `make test` (or `scripts/with-servers`) provides the servers.
 
 mod client;
+mod dev;
 mod fleet;
+mod postgres_server;
 mod process;
 mod redis_server;
+mod said;
 
 pub use client::Client;
+pub use dev::{Dev, Home, checkout};
 pub use fleet::{Fleet, FleetOptions};
+pub use postgres_server::PostgresServer;
 pub use process::Process;
 pub use redis_server::RedisServer;
+pub use said::Said;
 
 use std::{future::Future, path::PathBuf, time::Duration};
 

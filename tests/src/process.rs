@@ -32,12 +32,15 @@ impl Process {
         label: &str,
     ) -> anyhow::Result<Self> {
         let (stdout, stderr) = (folder.join(format!("{label}.out")), folder.join(format!("{label}.err")));
-        let child = Command::new(program)
+        let mut command = Command::new(program);
+        // Nothing that the caller's shell has set may reach a fleet: no setting and no key.
+        for (key, _) in std::env::vars_os() {
+            if key.to_string_lossy().starts_with("MUSTER_") || key == "OPENAI_API_KEY" {
+                command.env_remove(key);
+            }
+        }
+        let child = command
             .args(args)
-            .env_remove("MUSTER_DATABASE_URL")
-            .env_remove("MUSTER_REDIS_URL")
-            .env_remove("OPENAI_API_KEY")
-            .env_remove("MUSTER_MODEL")
             .envs(env.iter().cloned())
             .current_dir(folder)
             .stdin(Stdio::null())
@@ -65,6 +68,11 @@ impl Process {
     pub async fn ended(&mut self) -> anyhow::Result<ExitStatus> {
         let child = std::sync::Mutex::new(&mut self.child);
         until("the process to end", || async { Ok(child.lock().expect("not poisoned").try_wait()?) }).await
+    }
+
+    /// Its id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// What it has written to standard output.

@@ -31,7 +31,7 @@ fn request(tasks: usize) -> Value {
 }
 
 async fn fleet(workers: usize, concurrency: usize, redis: Option<&RedisServer>) -> anyhow::Result<(Fleet, Process, Client, Vec<Process>)> {
-    let options = FleetOptions { script: Some(SCRIPT.to_owned()), redis_url: redis.map(RedisServer::url) };
+    let options = FleetOptions { script: Some(SCRIPT.to_owned()), redis_url: redis.map(RedisServer::url), ..FleetOptions::default() };
     let fleet = Fleet::new(options).await?;
     let (api, client) = fleet.api().await?;
     templates(&client).await?;

@@ -315,7 +315,8 @@ impl Drive<'_> {
             Err(Interrupted::TimedOut) => self.scene().timed_out(),
         };
         if let Event::Retry(Retry { error, attempt, delay_ms, .. }) = &event {
-            tracing::debug!(instance = %self.claimed.lease.instance, %error, attempt, delay_ms, "will try again");
+            // Not its message: that may repeat what a model or a tool said.
+            tracing::debug!(instance = %self.claimed.lease.instance, class = error.class.as_str(), code = error.code, attempt, delay_ms, "will try again");
             metrics::counter!("muster_retries_total", "class" => error.class.as_str()).increment(1);
         }
         match end_of(&event) {

@@ -7,3 +7,6 @@ mod lifecycle;
 mod serving;
 mod spine;
 mod support;
+
+/// See `http_postgres` for the other.
+const DATABASE: support::Database = support::Database::Sqlite;

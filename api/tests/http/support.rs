@@ -15,16 +15,34 @@ use muster_shared::{
     time::{SystemClock, SystemRandom},
     tool::KeyValue,
 };
+use muster_store::testing::TestDatabase;
 use muster_tools::Registry;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tower::ServiceExt as _;
 
+/// Which store the API of a test binary stands on.
+#[derive(Clone, Copy)]
+#[expect(dead_code, reason = "each of the two test binaries uses one")]
+pub(crate) enum Database {
+    /// A file of its own.
+    Sqlite,
+    /// A database of its own beside the private server.
+    Postgres,
+}
+
 /// The API over some store.
 pub(crate) struct App {
     pub(crate) router: Router,
     pub(crate) store: Arc<dyn Store>,
-    _data: Option<TempDir>,
+    _data: Data,
+}
+
+/// What goes away with the test.
+enum Data {
+    Folder(#[expect(dead_code, reason = "held for its drop")] TempDir),
+    Database(#[expect(dead_code, reason = "held for its drop")] Box<TestDatabase>),
+    Callers,
 }
 
 /// What came back.
@@ -85,18 +103,29 @@ pub(crate) fn state(store: Arc<dyn Store>, limits: ApiLimits) -> ApiState {
 }
 
 impl App {
-    /// Over the embedded store, in a directory of its own.
+    /// Over the real store of this test binary, empty.
     pub(crate) async fn new() -> Self {
+        match crate::DATABASE {
+            Database::Sqlite => Self::embedded().await,
+            Database::Postgres => {
+                let database = Box::new(TestDatabase::create().await);
+                let store = database.store();
+                Self { router: muster_api::router(state(store.clone(), ApiLimits::default())), store, _data: Data::Database(database) }
+            }
+        }
+    }
+
+    async fn embedded() -> Self {
         let data = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", data.path().join("muster.db").display());
         muster_store::migrate(&url).await.unwrap();
         let store = muster_store::open(&url).await.unwrap();
-        Self { router: muster_api::router(state(store.clone(), ApiLimits::default())), store, _data: Some(data) }
+        Self { router: muster_api::router(state(store.clone(), ApiLimits::default())), store, _data: Data::Folder(data) }
     }
 
     /// Over any store.
     pub(crate) fn over(store: Arc<dyn Store>, limits: ApiLimits) -> Self {
-        Self { router: muster_api::router(state(store.clone(), limits)), store, _data: None }
+        Self { router: muster_api::router(state(store.clone(), limits)), store, _data: Data::Callers }
     }
 
     pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
