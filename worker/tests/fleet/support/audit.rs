@@ -9,11 +9,12 @@ use muster_shared::{
     wire::{InstanceView, RunView},
 };
 
-use super::{Fleet, TEAM};
+use super::{Fleet, TEAM, store::Fault};
 
 /// I3 the log is gapless and linked, and the row is its fold; I4 nothing journaled ran again; I5 one end; I6 one
-/// instance at each place; and the run's counters are sums over its instances.
+/// instance at each place; and the run's counters are sums over its instances. Faults end here.
 pub(crate) async fn audit(fleet: &Fleet, run: &RunView) {
+    fleet.store.faults(|_| Fault::None);
     assert_eq!(fleet.effects.repeated(), Vec::<String>::new(), "calls began whose outcome was journaled");
     let instances = fleet.instances(run.id).await;
     for instance in &instances {
