@@ -16,6 +16,14 @@ pub fn checkout() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 
+/// Copies `README.md`, `ARCHITECTURE.md`, `docs` and `examples` of the checkout into a folder.
+pub fn copy_documents(to: &Path) -> anyhow::Result<()> {
+    for name in ["README.md", "ARCHITECTURE.md", "docs", "examples"] {
+        copy(&checkout().join(name), &to.join(name)).with_context(|| name.to_owned())?;
+    }
+    Ok(())
+}
+
 /// A working directory with a copy of the documents and examples.
 pub struct Home {
     folder: TempDir,
@@ -24,12 +32,10 @@ pub struct Home {
 }
 
 impl Home {
-    /// Copies `README.md`, `ARCHITECTURE.md`, `docs` and `examples` of the checkout.
+    /// A new one, see [`copy_documents`].
     pub fn new() -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
-        for name in ["README.md", "ARCHITECTURE.md", "docs", "examples"] {
-            copy(&checkout().join(name), &folder.path().join(name)).with_context(|| name.to_owned())?;
-        }
+        copy_documents(folder.path())?;
         Ok(Self { folder, env: Vec::new(), started: AtomicU32::new(0) })
     }
 

@@ -10,7 +10,7 @@ mod redis_server;
 mod said;
 
 pub use client::Client;
-pub use dev::{Dev, Home, checkout};
+pub use dev::{Dev, Home, checkout, copy_documents};
 pub use fleet::{Fleet, FleetOptions};
 pub use postgres_server::PostgresServer;
 pub use process::Process;

@@ -68,7 +68,9 @@ fn faults_are_named_with_their_place() {
         ("task: t", "missing field `agent`"),
         ("agent: a\ntask: '{{x}}'", "/task: {{x}} has no value"),
         ("agent: a\ntask: t\npriority: high", "/priority"),
-        ("- a", "/"),
+        ("- a", "is no mapping"),
+        ("", "is empty"),
+        ("name: a\nmodels: [offline/extract]", "muster agent apply r.yaml"),
     ] {
         let failure = prepared(text, &Given::default()).unwrap_err();
         assert!(failure.to_string().contains(wanted) && failure.exit == crate::failure::Exit::Usage, "{text}: {failure}");

@@ -33,7 +33,8 @@ async fn a_nudge_reaches_the_dispatcher_whoever_else_runs_control_loops() {
     let house = House::new().await;
     house.worker(1000).await;
     // Nobody looks by himself for a long time: without the nudge nothing would come.
-    let patient = ControlSettings { idle_poll: Duration::from_secs(3600), dispatcher_ttl: Duration::from_secs(3600), ..settings() };
+    let hour = Duration::from_secs(3600);
+    let patient = ControlSettings { busy_poll: hour, idle_poll: hour, dispatcher_ttl: hour, ..settings() };
     let loops: Vec<_> = (0..4).map(|_| house.control(patient)).collect();
     limited(async {
         while house.queue.listens.load(Ordering::SeqCst) == 0 {

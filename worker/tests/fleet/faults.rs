@@ -179,6 +179,25 @@ async fn what_cannot_be_read_after_a_claim_is_given_back_or_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_log_fails_its_instance_and_nobody_beside_it() {
+    let fleet = fleet().await;
+    fleet.effects.hold(|_, step| step == 2);
+    let first = fleet.process();
+    let run = fleet.spawn("agent", json!({ "tasks": ["a", "b", "c"], "on_failure": { "tolerate": 0.5 } })).await.run;
+    fleet.effects.held(3).await;
+    first.crash().await;
+    fleet.bury_all().await;
+    let damaged = fleet.instances(run).await[1].id;
+    fleet.store.damage(damaged);
+    fleet.effects.release();
+    let _second = fleet.process();
+    fleet.until(async || fleet.run(run).await.status.is_terminal().then_some(())).await;
+    assert_eq!(fleet.result(run).await.output, json!(["finished", null, "finished"]));
+    assert_eq!(fleet.instance(damaged).await.error.map(|error| error.code).as_deref(), Some("unreadable"));
+    assert_eq!(fleet.kinds(damaged).await, [K::Model, K::Failed], "its past is kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_registration_whose_answer_was_lost_is_followed_by_another() {
     let fleet = fleet().await;
     fleet.store.fail_next(Op::Register, 2, Fault::AnswerLost);

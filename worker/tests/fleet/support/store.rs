@@ -60,6 +60,7 @@ pub(crate) struct Watched {
     plan: Mutex<Plan>,
     changes: watch::Sender<u64>,
     let_go: watch::Sender<bool>,
+    unreadable: Mutex<Option<InstanceId>>,
     registered: Mutex<Vec<Incarnation>>,
 }
 
@@ -70,7 +71,7 @@ impl Watched {
             inner,
             plan: Mutex::new(plan),
             changes: watch::Sender::new(0),
-            let_go: watch::Sender::new(false),
+            let_go: watch::Sender::new(false), unreadable: Mutex::default(),
             registered: Mutex::default(),
         }
     }
@@ -90,6 +91,11 @@ impl Watched {
             left -= 1;
             fault
         });
+    }
+
+    /// The log of this instance is damaged from now on.
+    pub(crate) fn damage(&self, instance: InstanceId) {
+        *self.unreadable.lock().unwrap() = Some(instance);
     }
 
     /// Late answers come now.
@@ -178,6 +184,10 @@ impl Claims for Watched {
     }
 
     async fn logs(&self, of: &[&Claimed]) -> Result<Vec<Vec<StoredEvent>>, StoreError> {
+        let damaged = *self.unreadable.lock().unwrap();
+        if of.iter().any(|one| Some(one.lease.instance) == damaged) {
+            return Err(StoreError::Corrupt("damaged by the test".to_owned()));
+        }
         self.through(Op::Logs, self.inner.logs(of)).await
     }
 
