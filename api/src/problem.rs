@@ -108,6 +108,11 @@ codes! {
 }
 
 impl Code {
+    /// Whether the rest of the body is still on its way when the answer is sent: the connection cannot be used again.
+    const fn leaves_body_unread(self) -> bool {
+        matches!(self, Self::BodyTooLarge | Self::RequestTimeout | Self::BadBody)
+    }
+
     /// Whether the same request may succeed a moment later.
     const fn is_passing(self) -> bool {
         matches!(self, Self::DatabaseUnavailable | Self::SchemaMismatch | Self::AnswerTimeout)
@@ -216,6 +221,9 @@ impl IntoResponse for ApiError {
         let code = self.code;
         let body = serde_json::to_vec(&self.problem()).expect("problems hold only strings and numbers");
         let mut response = (code.status(), [(header::CONTENT_TYPE, PROBLEM_JSON)], body).into_response();
+        if code.leaves_body_unread() {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         if code.is_passing() {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
         }
@@ -278,6 +286,19 @@ mod tests {
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(response.headers()[header::RETRY_AFTER], "1");
         assert_eq!(response.headers()[header::CONTENT_TYPE], PROBLEM_JSON);
+    }
+
+    #[test]
+    fn a_connection_with_an_unread_body_is_not_offered_again() {
+        let response = ApiError::new(Code::BodyTooLarge, "x").into_response();
+        assert_eq!(response.headers()[header::CONNECTION], "close");
+        assert!(!ApiError::new(Code::BadJson, "x").into_response().headers().contains_key(header::CONNECTION));
+    }
+
+    #[test]
+    fn the_detail_of_a_single_fault_says_where_it_is() {
+        let problem = |pointer: &str| ApiError::faulty(Code::SpawnInvalid, Faults(vec![Fault::new(pointer, "is empty")])).problem();
+        assert_eq!((problem("/task").detail, problem("").detail), ("/task: is empty".to_owned(), "is empty".to_owned()));
     }
 
     #[test]

@@ -93,8 +93,13 @@ impl Fleet {
 
     /// Starts an API process and waits until it is ready.
     pub async fn api(&self) -> anyhow::Result<(Process, Client)> {
+        self.api_with(&[]).await
+    }
+
+    /// The same with more environment.
+    pub async fn api_with(&self, more: &[(&str, &str)]) -> anyhow::Result<(Process, Client)> {
         let port = free_port()?;
-        let process = self.run(&["api", "--listen", &format!("127.0.0.1:{port}")])?;
+        let process = self.run_with(&["api", "--listen", &format!("127.0.0.1:{port}")], more)?;
         let client = Client::new(format!("http://127.0.0.1:{port}"));
         until("the API to be ready", || async { Ok((client.get("/readyz").await?.0 == 200).then_some(())) })
             .await

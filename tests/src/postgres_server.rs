@@ -26,7 +26,8 @@ impl PostgresServer {
             chown(server.folder.path(), Some(user.uid), Some(user.gid))?;
         }
         let data = server.data();
-        let args = ["-D".as_ref(), data.as_os_str(), "-U".as_ref(), "postgres".as_ref(), "-A".as_ref(), "trust".as_ref(), "--no-sync".as_ref()];
+        let args =
+            ["-D".as_ref(), data.as_os_str(), "-U".as_ref(), "postgres".as_ref(), "-A".as_ref(), "trust".as_ref(), "--no-sync".as_ref()];
         server.run("initdb", &args)?;
         server.up()?;
         Ok(server)
@@ -41,7 +42,16 @@ impl PostgresServer {
     pub fn up(&self) -> anyhow::Result<()> {
         let (data, log) = (self.data(), self.folder.path().join("log"));
         let options = format!("-p {} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off", self.port);
-        let args = ["-D".as_ref(), data.as_os_str(), "-l".as_ref(), log.as_os_str(), "-w".as_ref(), "-o".as_ref(), options.as_ref(), "start".as_ref()];
+        let args = [
+            "-D".as_ref(),
+            data.as_os_str(),
+            "-l".as_ref(),
+            log.as_os_str(),
+            "-w".as_ref(),
+            "-o".as_ref(),
+            options.as_ref(),
+            "start".as_ref(),
+        ];
         self.run("pg_ctl", &args)
     }
 
@@ -74,7 +84,12 @@ impl PostgresServer {
             .stderr(Stdio::null())
             .status()
             .with_context(|| format!("cannot start {}", program.display()))?;
-        ensure!(status.success(), "{}: {status}\n{}", program.display(), std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default());
+        ensure!(
+            status.success(),
+            "{}: {status}\n{}",
+            program.display(),
+            std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+        );
         Ok(())
     }
 }

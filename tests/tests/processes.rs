@@ -19,7 +19,11 @@ rules:
 const LEAF_STEPS: i64 = 5;
 
 async fn templates(client: &Client) -> anyhow::Result<()> {
-    client.put_template(&json!({ "name": "leaf", "models": ["offline/script"], "mode": "multi_step", "max_steps": 8, "tools": ["calculator"] })).await?;
+    client
+        .put_template(
+            &json!({ "name": "leaf", "models": ["offline/script"], "mode": "multi_step", "max_steps": 8, "tools": ["calculator"] }),
+        )
+        .await?;
     client
         .put_template(&json!({ "name": "joiner", "models": ["offline/extract"], "mode": "multi_step", "max_steps": 3, "output": { "format": "markdown" }, "model_params": { "max_output_tokens": 400 } }))
         .await
@@ -169,9 +173,11 @@ async fn a_process_waits_for_what_is_down_and_says_for_what() -> anyhow::Result<
 async fn a_schema_that_the_binary_does_not_know_is_refused() -> anyhow::Result<()> {
     let fleet = Fleet::new(FleetOptions::default()).await?;
     let mut connection = <sqlx::PgConnection as sqlx::Connection>::connect(&fleet.database_url()).await?;
-    sqlx::raw_sql("INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (9999, 'later', true, '', 0)")
-        .execute(&mut connection)
-        .await?;
+    sqlx::raw_sql(
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (9999, 'later', true, '', 0)",
+    )
+    .execute(&mut connection)
+    .await?;
     for command in ["api", "worker", "migrate"] {
         let mut process = fleet.run(&[command])?;
         let status = process.ended().await?;

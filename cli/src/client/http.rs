@@ -6,6 +6,7 @@ use muster_shared::wire::Problem;
 use reqwest::{Method, StatusCode, Url, header};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::failure::{Exit, Failure};
 
@@ -15,6 +16,8 @@ const CONNECT: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(180);
 /// Tries of one request, where it can be repeated.
 const TRIES: u32 = 4;
+/// No further try begins after this time: a server that is slow to say that its database is away is not asked for ever.
+const TRY_FOR: Duration = Duration::from_secs(5);
 /// Before the second try; doubled for each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
@@ -80,13 +83,14 @@ impl Client {
 
     /// Sends, and again while the server is away for a moment. Everything that is sent may be repeated.
     async fn call<T: DeserializeOwned>(&self, call: Call<'_>) -> Result<T, Failure> {
+        let began = Instant::now();
         let mut pause = FIRST_PAUSE;
         for left in (0..self.tries).rev() {
             let failure = match self.send(&call).await {
                 Ok(answer) => return answer,
                 Err(failure) => failure,
             };
-            if left == 0 || failure.exit != Exit::Unreachable {
+            if left == 0 || began.elapsed() >= TRY_FOR || failure.exit != Exit::Unreachable {
                 return Err(failure);
             }
             tokio::time::sleep(pause).await;

@@ -45,7 +45,10 @@ async fn run_file(context: &Context, args: RunFileArgs) -> Result<(), Failure> {
     let Some(file) = args.file else { return Err(Failure::usage("give a run file, or one of: list, show, watch, result, cancel")) };
     let given = Given { input: args.input, set: args.set, model: args.model, ..Given::default() };
     if !file.exists() && file.extension().is_none() {
-        return Err(Failure::usage(format!("there is no run file `{}`, and no such command: list, show, watch, result, cancel", file.display())));
+        return Err(Failure::usage(format!(
+            "there is no run file `{}`, and no such command: list, show, watch, result, cancel",
+            file.display()
+        )));
     }
     let prepared = runfile::load(&file, &given)?;
     let work = if args.detach { Work::LeftAlone } else { Work::Done };

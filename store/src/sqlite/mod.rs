@@ -109,6 +109,8 @@ impl SqliteStore {
         };
         schema::check(&store.readers).await?;
         sqlx::query("-- bury_all\nUPDATE workers SET alive = 0 WHERE alive = 1").execute(&store.writer).await.map_err(db)?;
+        // Whoever held a role is dead too: nobody shall wait until its lease runs out.
+        sqlx::query("-- vacate_roles\nDELETE FROM role_leases").execute(&store.writer).await.map_err(db)?;
         Ok(store)
     }
 

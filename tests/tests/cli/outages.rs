@@ -1,7 +1,7 @@
 //! A database or a Redis that is down at the start, or goes away later: it is said, and nothing is lost.
 
 use anyhow::{Context as _, ensure};
-use muster_tests::{Client, Fleet, FleetOptions, PostgresServer, Process, RedisServer, until};
+use muster_tests::{Client, Fleet, FleetOptions, PostgresServer, Process, RedisServer, Said};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -41,23 +41,26 @@ async fn a_database_that_goes_away_in_the_middle_of_a_run_is_said_and_loses_noth
     let run = client.spawn("leaf", &request()?).await?;
     client.completed(&run, 5).await?;
     postgres.down()?;
-    let problem = until("the API to say that the database is away", || async {
-        let (status, problem) = client.get(&format!("/v1/runs/{run}")).await?;
-        Ok((status == 503).then_some(problem))
-    })
-    .await?;
-    ensure!(problem["code"] == "database_unavailable", "{problem}");
-    ensure!(client.get("/readyz").await?.0 == 503 && client.get("/healthz").await?.0 == 200);
-    let (status, problem) = client.post("/v1/agents/leaf/spawn", &request()?).await?;
-    ensure!(status == 503 && problem["code"] == "database_unavailable", "{status} {problem}");
-    let shown = fleet.muster(&client, &["run", "show", &run]).await?;
-    ensure!(shown.refusal(3)?.contains("(database_unavailable)"), "{}", shown.stderr);
+    ensure!(client.get("/healthz").await?.0 == 200, "the process is alive");
     // The command that follows the run stays with it, across the outage.
     let watching = fleet.run(&["run", "watch", &run, "--url", client.base(), "-o", "json"])?;
-    watching.says("the server is away; the run is safe there").await?;
+    // At once, since each waits for a connection for a while.
+    let (path, request, show) = (format!("/v1/runs/{run}"), request()?, ["run", "show", &run]);
+    let (shown, read, ready, spawned, watches) = tokio::join!(
+        fleet.muster(&client, &show),
+        client.get(&path),
+        client.get("/readyz"),
+        client.post("/v1/agents/leaf/spawn", &request),
+        watching.says("the server is away; the run is safe there"),
+    );
+    watches?;
+    ensure!(shown?.refusal(3)?.contains("(database_unavailable)"));
+    for (status, problem) in [read?, ready?, spawned?] {
+        ensure!(status == 503 && problem["code"] == "database_unavailable", "{status} {problem}");
+    }
     postgres.up()?;
     check(&fleet, &client, &run).await?;
-    let watched = muster_tests::Said::by(watching).await?.json()?;
+    let watched = Said::by(watching).await?.json()?;
     ensure!(watched["status"] == "completed", "{watched}");
     for process in &mut processes {
         process.signal(Signal::SIGTERM);

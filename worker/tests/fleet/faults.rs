@@ -1,14 +1,20 @@
 //! Workers that are declared dead, answers that are lost, a store that is away: nothing is lost or done twice.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
 };
 
+use async_trait::async_trait;
+use muster_queue::{MemoryQueue, Source as _};
 use muster_shared::{
     event::EventKind as K,
     fsm::Status,
     ids::Incarnation,
+    queue::{Handler, Intake},
     reduce::Place,
     store::{Claims as _, Journal as _, Reads as _, Then, WorkerRow, Write, WriteError},
     time::{SystemClock, SystemRandom},
@@ -16,7 +22,9 @@ use muster_shared::{
 use serde_json::{Value, json};
 
 use crate::support::{
-    Fleet, folded, folding,
+    Fleet,
+    effects::Effects,
+    folded, folding,
     store::{Fault, Op},
 };
 
@@ -195,6 +203,46 @@ async fn a_damaged_log_fails_its_instance_and_nobody_beside_it() {
     assert_eq!(fleet.result(run).await.output, json!(["finished", null, "finished"]));
     assert_eq!(fleet.instance(damaged).await.error.map(|error| error.code).as_deref(), Some("unreadable"));
     assert_eq!(fleet.kinds(damaged).await, [K::Model, K::Failed], "its past is kept");
+}
+
+/// Takes one message and ends while its handler runs; after that it is the queue itself.
+struct FailsOnce {
+    queue: MemoryQueue,
+    effects: Arc<Effects>,
+    failed: AtomicBool,
+}
+
+#[async_trait]
+impl Intake for FailsOnce {
+    async fn run(&self, name: &str, slots: usize, handler: Handler, stop: Pin<Box<dyn Future<Output = ()> + Send>>) {
+        if self.failed.swap(true, Ordering::SeqCst) {
+            return self.queue.run(name, slots, handler, stop).await;
+        }
+        let mut source = self.queue.source();
+        let ready = loop {
+            if let Some(ready) = source.pop(1).await.unwrap().pop() {
+                break ready;
+            }
+        };
+        tokio::spawn(handler(ready));
+        self.effects.held(1).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_the_intake_fails_what_it_began_is_given_up_and_the_worker_starts_again() {
+    let mut fleet = fleet().await;
+    fleet.intake = Arc::new(FailsOnce { queue: fleet.queue.clone(), effects: fleet.effects.clone(), failed: AtomicBool::new(false) });
+    fleet.effects.hold(|_, step| step == 2);
+    let _worker = fleet.process();
+    let (run, instance) = fleet.one("agent", "talk").await;
+    fleet.until(async || (fleet.store.registered().len() == 2).then_some(())).await;
+    // Nothing goes on under the incarnation that has retired: the call that is held now is the new one's.
+    fleet.until(async || (fleet.effects.calls_of(instance, 2) == 2).then_some(())).await;
+    fleet.effects.held(1).await;
+    fleet.effects.release();
+    assert_eq!(fleet.answer(run).await, json!("finished"));
+    assert_eq!((1..=4).map(|seq| fleet.effects.calls_of(instance, seq)).collect::<Vec<_>>(), [1, 2, 1, 1]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,6 +16,7 @@ use muster_shared::{
     event::{Event, EventKind},
     fsm::Status,
     ids::{InstanceId, RunId, TeamId},
+    queue::Intake,
     store::{Page, Reads as _, Spawned, StoredEvent},
     time::{Clock, SystemClock, SystemRandom},
     wire::{InstanceView, RunResult, RunStatus, RunView},
@@ -45,6 +46,8 @@ pub(crate) struct Fleet {
     pub(crate) effects: Arc<Effects>,
     pub(crate) engine: Arc<WatchedEngine>,
     pub(crate) tools: Arc<Registry>,
+    /// Where the workers take messages from.
+    pub(crate) intake: Arc<dyn Intake>,
     /// What the workers' processes take for the time of day.
     pub(crate) clock: Arc<dyn Clock>,
     spawner: Spawner,
@@ -74,6 +77,7 @@ impl Fleet {
         tools.register(Arc::new(Probe::new(effects.clone()))).expect("the name is free");
         let tools = Arc::new(tools);
         let queue = MemoryQueue::new();
+        let intake = Arc::new(queue.clone());
         let spawner = Spawner::new(
             store.clone(),
             Arc::new(queue.clone()),
@@ -82,7 +86,7 @@ impl Fleet {
             Arc::new(SystemClock),
             Arc::new(SystemRandom),
         );
-        let fleet = Self { store, queue, effects, engine, tools, clock: Arc::new(SystemClock), spawner, _dir: dir };
+        let fleet = Self { store, queue, effects, engine, tools, clock: Arc::new(SystemClock), intake, spawner, _dir: dir };
         fleet.template("reducer", json!({ "output": { "format": "json" } })).await;
         fleet
     }

@@ -3,11 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use muster_control::{Control, ControlSettings};
-use muster_queue::MemoryQueue;
 use muster_shared::{
     engine::Engine,
     gate::Gate,
     ids::Incarnation,
+    queue::Intake,
     store::GrantWindow,
     time::{SystemClock, SystemRandom},
 };
@@ -77,14 +77,14 @@ impl Process {
             let parts = Parts {
                 store: store.clone(),
                 journal: Arc::new(GroupCommit::new(store, GroupCommitOptions::default())),
-                queue: Arc::new(queue.clone()),
+                queue: Arc::new(queue),
                 engine: fleet.engine.clone() as Arc<dyn Engine>,
                 gate: Gate::new(fleet.tools.clone()),
                 clock: fleet.clock.clone(),
                 random: Arc::new(SystemRandom),
                 set_parent: |_, _| {},
             };
-            runtime.spawn(run(Worker::new(parts, settings), queue, shutdown.clone()))
+            runtime.spawn(run(Worker::new(parts, settings), fleet.intake.clone(), shutdown.clone()))
         });
         Self { runtime: Some(runtime), shutdown, worker, control }
     }
@@ -120,6 +120,6 @@ impl Drop for Process {
     }
 }
 
-async fn run(worker: Worker, queue: MemoryQueue, shutdown: CancellationToken) -> Drained {
-    worker.run(Arc::new(queue), shutdown).await
+async fn run(worker: Worker, intake: Arc<dyn Intake>, shutdown: CancellationToken) -> Drained {
+    worker.run(intake, shutdown).await
 }

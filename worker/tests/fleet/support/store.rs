@@ -71,7 +71,8 @@ impl Watched {
             inner,
             plan: Mutex::new(plan),
             changes: watch::Sender::new(0),
-            let_go: watch::Sender::new(false), unreadable: Mutex::default(),
+            let_go: watch::Sender::new(false),
+            unreadable: Mutex::default(),
             registered: Mutex::default(),
         }
     }
