@@ -10,6 +10,8 @@ ARGS ?=
 # INPUT is a glob that muster itself expands: make demo INPUT='notes/**/*.md'
 INPUT ?=
 export INPUT
+# The cargo profile of the demo; `dev` uses what a developer has built anyway.
+DEMO_PROFILE ?= demo
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 # In CI the lock file is law.
@@ -30,14 +32,14 @@ build: toolchain ## Build the muster binary for development
 
 .PHONY: demo
 demo: toolchain ## Fan agents out over real files and reduce their answers (INPUT='dir/**/*.md')
-	@if [[ -x "$(TARGET_DIR)/demo/muster" ]]; then \
+	@if [[ -x "$(TARGET_DIR)/$(DEMO_PROFILE:dev=debug)/muster" ]]; then \
 	  echo "==> building muster (only what changed since the last time)"; \
 	else \
-	  echo "==> building muster; the first time this takes a few minutes on two cores. No server, key or further tool is needed."; \
+	  echo "==> building muster; the first time this takes two to three minutes on two cores. No server, key or further tool is needed."; \
 	fi
-	@cargo build $(LOCKED) --profile demo -p muster-cli --bin muster
+	@cargo build $(LOCKED) --profile $(DEMO_PROFILE) -p muster-cli --bin muster
 	@echo "==> running the demo"
-	@cargo run --quiet $(LOCKED) --profile demo -p muster-cli --bin muster -- demo $${INPUT:+--input "$$INPUT"} $(ARGS)
+	@cargo run --quiet $(LOCKED) --profile $(DEMO_PROFILE) -p muster-cli --bin muster -- demo $${INPUT:+--input "$$INPUT"} $(ARGS)
 
 .PHONY: test
 test: toolchain ## Run all tests beside private PostgreSQL and Redis servers (ARGS for nextest)

@@ -1,5 +1,6 @@
 //! `muster`: the composition root and the command line of the fleet.
 
+mod address;
 mod args;
 mod client;
 mod config;

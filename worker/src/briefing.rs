@@ -62,7 +62,7 @@ impl From<StoreError> for BriefingError {
 pub(crate) struct Library {
     gate: Gate,
     policies: Mutex<LruCache<Hash32, Arc<Prepared>>>,
-    contexts: Mutex<LruCache<Hash32, Value>>,
+    contexts: Mutex<LruCache<Hash32, Arc<Value>>>,
 }
 
 impl Library {
@@ -105,13 +105,13 @@ impl Library {
         })
     }
 
-    async fn context(&self, store: &(impl Reads + ?Sized), hash: Option<Hash32>) -> Result<Option<Value>, BriefingError> {
+    async fn context(&self, store: &(impl Reads + ?Sized), hash: Option<Hash32>) -> Result<Option<Arc<Value>>, BriefingError> {
         let Some(hash) = hash else { return Ok(None) };
         if let Some(value) = self.contexts.lock().unwrap_or_else(PoisonError::into_inner).get(&hash) {
             return Ok(Some(value.clone()));
         }
         let bytes = blob(store, hash).await?;
-        let value: Value = serde_json::from_slice(&bytes).map_err(|error| unreadable("context", hash, &error))?;
+        let value: Arc<Value> = serde_json::from_slice::<Value>(&bytes).map(Arc::new).map_err(|error| unreadable("context", hash, &error))?;
         self.contexts.lock().unwrap_or_else(PoisonError::into_inner).put(hash, value.clone());
         Ok(Some(value))
     }

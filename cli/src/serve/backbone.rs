@@ -22,10 +22,7 @@ use muster_tools::{ArtifactRoots, Registry};
 use tokio_util::sync::CancellationToken;
 
 use super::{is_missing, make_private, wait};
-use crate::{
-    config::{Address, Config},
-    failure::Failure,
-};
+use crate::{address::Address, config::Config, failure::Failure};
 
 /// The file of an embedded fleet in its data directory.
 const DATABASE_FILE: &str = "muster.db";

@@ -1,5 +1,7 @@
 //! What the model is told: the briefing before the transcript.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::Agent;
@@ -16,9 +18,9 @@ pub struct Briefing {
     /// Its role among its siblings.
     pub role: Option<String>,
     /// The snapshot that all its siblings share.
-    pub shared_context: Option<Value>,
+    pub shared_context: Option<Arc<Value>>,
     /// Its own snapshot.
-    pub context: Option<Value>,
+    pub context: Option<Arc<Value>>,
     /// What it has to fold, for a reducer.
     pub inputs: Option<Vec<Input>>,
 }

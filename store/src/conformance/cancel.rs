@@ -202,3 +202,30 @@ pub async fn a_failed_run_closes_when_its_held_instances_have_ended(database: &i
     assert_eq!(database.number(&open).await, 0);
     check_invariants(&bed.store, spawned.run).await;
 }
+
+/// However many runs over are still held, and for however long: those that came after them end all the same.
+pub async fn runs_that_wait_for_their_holders_hold_up_no_other(database: &impl Database) {
+    const HELD: u64 = 70;
+    let bed = Bed::new(database);
+    let worker = bed.worker(100).await;
+    for _ in 0..HELD {
+        let held = bed.spawn(&Plan::tasks(1)).await;
+        assert_eq!(bed.claim(worker, &ids(&held.ready)).await.len(), 1);
+        bed.store.cancel_run(held.run, "enough").await.expect("flagged");
+    }
+    let last = bed.spawn(&Plan::tasks(3)).await;
+    bed.store.cancel_run(last.run, "enough").await.expect("flagged");
+    assert_eq!(bed.store.cascade(1000).await, Ok(Cascade { ended: 3, left: HELD }));
+    assert_eq!(bed.run(last.run).await.status, RunStatus::Cancelled);
+}
+
+/// A holder need not wait for its next heartbeat, nor for a cascade.
+pub async fn an_append_tells_that_its_run_is_cancelled(database: &impl Database) {
+    let bed = Bed::new(database);
+    let (spawned, _, mut held) = bed.held(&Plan::tasks(1)).await;
+    let first = held[0].turn("one");
+    assert!(!bed.commit(first.clone()).await.cancel);
+    held[0].follow(&first);
+    bed.store.cancel_run(spawned.run, "enough").await.expect("flagged");
+    assert!(bed.commit(held[0].turn("two")).await.cancel);
+}

@@ -1,6 +1,8 @@
 //! Claims: only what is granted, once, by a core that knows it; logs after the claim (rule 1).
 
-use muster_shared::{CORE_REV, event::EventKind, fsm::Status, hash::Hash32, reduce::Place, store::StoreError};
+use muster_shared::{
+    CORE_REV, error::ErrorClass, event::EventKind, fsm::Status, hash::Hash32, reduce::Place, store::StoreError, wire::RunStatus,
+};
 
 use super::{
     Database,
@@ -131,4 +133,29 @@ pub async fn a_log_that_moved_on_is_a_conflict(database: &impl Database) {
     let again = bed.claim(worker, &[held[0].id()]).await;
     bed.commit(again[0].turn("two")).await;
     assert!(matches!(bed.store.logs(&[&again[0].claimed]).await, Err(StoreError::Conflict(_))));
+}
+
+/// Its outcome stands, so nothing that it made could still arrive.
+pub async fn nothing_of_a_run_that_has_ended_is_claimed(database: &impl Database) {
+    let bed = Bed::new(database);
+    let spawned = bed.spawn(&Plan::tasks(2)).await;
+    let worker = bed.worker(2).await;
+    let held = bed.claim(worker, &ids(&spawned.ready[..1])).await;
+    bed.commit(held[0].fail(ErrorClass::Tool)).await;
+    assert_eq!(bed.run(spawned.run).await.status, RunStatus::Failed);
+    assert!(bed.claim(worker, &ids(&spawned.ready)).await.is_empty());
+    bed.cascade_all().await;
+    check_invariants(&bed.store, spawned.run).await;
+}
+
+/// It would be swept, and count as a death that nobody died.
+pub async fn a_worker_that_was_declared_dead_claims_nothing(database: &impl Database) {
+    let bed = Bed::new(database);
+    let spawned = bed.spawn(&Plan::tasks(1)).await;
+    let worker = bed.worker(1).await;
+    bed.store.retire(worker).await.expect("retired");
+    assert!(bed.claim(worker, &ids(&spawned.ready)).await.is_empty());
+    assert_eq!(bed.store.sweep(10).await, Ok(0));
+    let living = bed.worker(1).await;
+    assert_eq!(bed.claim(living, &ids(&spawned.ready)).await.len(), 1);
 }

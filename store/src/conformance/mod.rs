@@ -73,6 +73,8 @@ macro_rules! conformance {
                     what_is_not_granted_is_not_claimed,
                     an_older_core_claims_nothing_newer,
                     nothing_of_a_cancelled_run_is_claimed,
+                    nothing_of_a_run_that_has_ended_is_claimed,
+                    a_worker_that_was_declared_dead_claims_nothing,
                     nothing_of_a_paused_run_is_granted_or_claimed,
                     logs_are_read_in_the_order_asked_and_match_the_claim,
                     a_log_that_moved_on_is_a_conflict,
@@ -93,6 +95,7 @@ macro_rules! conformance {
                     children_that_finish_after_the_wait_wake_their_parent,
                     children_that_finish_before_the_wait_leave_the_parent_due,
                     a_timer_wakes_when_its_moment_has_passed,
+                    the_timer_that_is_longest_due_wakes_first,
                     a_release_keeps_the_grant_and_is_pushed_again,
                 }
                 ending {
@@ -127,6 +130,8 @@ macro_rules! conformance {
                     a_passed_deadline_ends_the_run_as_timeout,
                     waiting_instances_are_ended_by_the_cascade,
                     a_failed_run_closes_when_its_held_instances_have_ended,
+                    runs_that_wait_for_their_holders_hold_up_no_other,
+                    an_append_tells_that_its_run_is_cancelled,
                 }
                 grant {
                     a_higher_priority_goes_first,
@@ -141,6 +146,7 @@ macro_rules! conformance {
                 workers {
                     a_heartbeat_tells_the_living_from_the_dead,
                     the_silent_are_buried_once,
+                    a_registration_may_be_repeated_until_the_worker_is_dead,
                     the_instances_of_the_dead_are_swept_and_their_writes_refused,
                     deaths_are_counted_at_the_same_position,
                     what_nobody_holds_is_given_back,

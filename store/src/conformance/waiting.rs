@@ -110,6 +110,20 @@ pub async fn a_timer_wakes_when_its_moment_has_passed(database: &impl Database) 
     check_invariants(&bed.store, spawned.run).await;
 }
 
+/// However many are due, none is left behind by those that become due later.
+pub async fn the_timer_that_is_longest_due_wakes_first(database: &impl Database) {
+    let bed = Bed::new(database);
+    let (spawned, _, mut held) = bed.held(&Plan::tasks(3)).await;
+    held.sort_by_key(Held::id);
+    for (one, earlier) in held.iter().zip(0..) {
+        let until = Timestamp::from_micros(long_ago().micros() - earlier * 1_000_000);
+        bed.commit(one.wait(WaitFor::Timer { until })).await;
+    }
+    assert_eq!(bed.store.wake_due(1).await, Ok(1));
+    assert_eq!(bed.instance(held[2].id()).await.status, Status::Queued);
+    check_invariants(&bed.store, spawned.run).await;
+}
+
 /// A draining worker hands over without waiting for a time to live.
 pub async fn a_release_keeps_the_grant_and_is_pushed_again(database: &impl Database) {
     let bed = Bed::new(database);

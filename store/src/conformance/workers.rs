@@ -5,7 +5,7 @@ use std::time::Duration;
 use muster_shared::{
     fsm::Status,
     ids::Incarnation,
-    store::{Heartbeat, WriteError},
+    store::{Heartbeat, StoreError, WorkerRow, WriteError},
 };
 use uuid::Uuid;
 
@@ -103,4 +103,18 @@ pub async fn what_nobody_holds_is_given_back(database: &impl Database) {
     assert_eq!(bed.store.owned(worker).await.expect("answered").len(), 2);
     assert_eq!(bed.in_flight().await, 2);
     check_invariants(&bed.store, spawned.run).await;
+}
+
+/// The answer may have been lost; death is one way (rule 4).
+pub async fn a_registration_may_be_repeated_until_the_worker_is_dead(database: &impl Database) {
+    let bed = Bed::new(database);
+    let incarnation = Incarnation(Uuid::from_u128(7));
+    let row = WorkerRow { incarnation, name: "test".to_owned(), slots: 3, version: "0".to_owned() };
+    for _ in 0..2 {
+        assert_eq!(bed.store.register(&row).await, Ok(()));
+    }
+    assert_eq!(bed.store.demand().await.expect("answered").workers, 1);
+    bed.store.retire(incarnation).await.expect("retired");
+    assert!(matches!(bed.store.register(&row).await, Err(StoreError::Conflict(_))));
+    assert_eq!(bed.store.heartbeat(incarnation).await, Ok(Heartbeat::Dead));
 }

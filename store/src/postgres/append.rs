@@ -89,4 +89,5 @@ WITH fenced AS (
     steps = c.steps + excluded.steps, input_tokens = c.input_tokens + excluded.input_tokens,
     output_tokens = c.output_tokens + excluded.output_tokens, cost_micros = c.cost_micros + excluded.cost_micros
 )
-SELECT id, cancel_requested FROM fenced";
+SELECT f.id, f.cancel_requested OR r.cancel_requested
+FROM fenced f CROSS JOIN LATERAL (SELECT n.cancel_requested FROM runs n WHERE n.id = f.run_id LIMIT 1) AS r";

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::rows::{self, Reader};
 
-/// Runs looked at in one pass.
+/// Runs read at once.
 const RUNS: i64 = 64;
 
 /// How instances are ended from outside.
@@ -124,15 +124,20 @@ FROM e WHERE i.id = e.instance_id";
 
 pub(super) async fn cascade(store: &PostgresStore, limit: i64) -> Result<Cascade, StoreError> {
     let mut sum = Cascade::default();
-    let runs: Vec<Uuid> = sqlx::query_scalar(RUNS_OVER).bind(RUNS).fetch_all(&store.pool).await.map_err(Failure::from)?;
-    for run in runs {
-        let room = limit.saturating_sub(i64::try_from(sum.ended).unwrap_or(i64::MAX)).max(0);
-        let pass = retrying(|| end_some(store, RunId(run), room)).await?;
-        sum.ended += pass.ended;
-        sum.left += pass.left;
-        if pass.left == 0 {
-            retrying(|| close(store, RunId(run))).await?;
+    let mut after = Some(Uuid::nil());
+    // All of them: those that are still held, for however long, must not stand before the others.
+    while let Some(last) = after {
+        let runs: Vec<Uuid> = sqlx::query_scalar(RUNS_OVER).bind(RUNS).bind(last).fetch_all(&store.pool).await.map_err(Failure::from)?;
+        for run in &runs {
+            let room = limit.saturating_sub(i64::try_from(sum.ended).unwrap_or(i64::MAX)).max(0);
+            let pass = retrying(|| end_some(store, RunId(*run), room)).await?;
+            sum.ended += pass.ended;
+            sum.left += pass.left;
+            if pass.left == 0 {
+                retrying(|| close(store, RunId(*run))).await?;
+            }
         }
+        after = runs.last().copied().filter(|_| i64::try_from(runs.len()) == Ok(RUNS));
     }
     let room = limit.saturating_sub(i64::try_from(sum.ended).unwrap_or(i64::MAX)).max(0);
     sum.ended += cancel_left_over(store, room).await?;
@@ -141,11 +146,11 @@ pub(super) async fn cascade(store: &PostgresStore, limit: i64) -> Result<Cascade
 
 // `runs.closed` takes a run off these indexes for good, also one that completed in time.
 const RUNS_OVER: &str = "-- runs_over
-SELECT r.id FROM runs r WHERE r.cancel_requested AND NOT r.closed
+SELECT r.id FROM runs r WHERE r.cancel_requested AND NOT r.closed AND r.id > $2
 UNION
-SELECT r.id FROM runs r WHERE r.deadline_at IS NOT NULL AND r.deadline_at <= now() AND NOT r.closed
+SELECT r.id FROM runs r WHERE r.deadline_at IS NOT NULL AND r.deadline_at <= now() AND NOT r.closed AND r.id > $2
 UNION
-SELECT o.run_id FROM run_outcomes o WHERE NOT o.closed
+SELECT o.run_id FROM run_outcomes o WHERE NOT o.closed AND o.run_id > $2
 ORDER BY 1 LIMIT $1";
 
 /// One pass over one run.

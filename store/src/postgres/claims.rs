@@ -75,7 +75,11 @@ impl Claims for PostgresStore {
     }
 
     async fn make_room(&self) -> Result<(), StoreError> {
-        sqlx::query(MAKE_ROOM).execute(&self.pool).await.map_err(Failure::from)?;
+        let mut tx = self.pool.begin().await.map_err(Failure::from)?;
+        sqlx::query(GIVE_WAY).execute(&mut *tx).await.map_err(Failure::from)?;
+        sqlx::query(ONE_MAKES_ROOM).execute(&mut *tx).await.map_err(Failure::from)?;
+        sqlx::query(MAKE_ROOM).execute(&mut *tx).await.map_err(Failure::from)?;
+        tx.commit().await.map_err(Failure::from)?;
         Ok(())
     }
 }
@@ -196,7 +200,23 @@ UPDATE agent_instances i
 SET status = 'queued', worker_incarnation = NULL, granted_at = NULL, epoch = i.epoch + 1, updated_at = now()
 FROM held h WHERE i.id = h.id";
 
-// Months ahead of the runs that will fill them: once a row is in the default partition, its month can have none.
+// A new partition needs the log for itself, and every append stands behind it while it waits for a long reader. There
+// are months of time: it does not wait.
+const GIVE_WAY: &str = "-- give_way
+SELECT set_config('lock_timeout', '200', true)";
+
+const ONE_MAKES_ROOM: &str = "-- one_makes_room
+SELECT pg_advisory_xact_lock(hashtextextended('muster make_room', 0))";
+
+// Months ahead of the runs that will fill them. A month of which the default partition has a row already can have none
+// of its own: it stays there, and must not keep the others from theirs.
 const MAKE_ROOM: &str = "-- make_room
-SELECT muster_event_partition((date_trunc('month', now() AT TIME ZONE 'UTC') + make_interval(months => ahead))::date) FROM generate_series(0, 2) AS ahead
-WHERE to_regclass('agent_events_' || to_char(date_trunc('month', now() AT TIME ZONE 'UTC') + make_interval(months => ahead), 'YYYY_MM')) IS NULL";
+SELECT muster_event_partition(m.first::date)
+FROM (SELECT date_trunc('month', now() AT TIME ZONE 'UTC') + make_interval(months => ahead) AS first FROM generate_series(0, 2) AS ahead) AS m
+CROSS JOIN LATERAL (
+  SELECT lpad(to_hex((extract(epoch FROM m.first AT TIME ZONE 'UTC') * 1000)::bigint), 12, '0') AS low,
+         lpad(to_hex((extract(epoch FROM (m.first + interval '1 month') AT TIME ZONE 'UTC') * 1000)::bigint), 12, '0') AS high
+) AS b
+WHERE to_regclass('agent_events_' || to_char(m.first, 'YYYY_MM')) IS NULL
+  AND NOT EXISTS (SELECT FROM agent_events_default d
+                  WHERE d.run_id >= rpad(b.low, 32, '0')::uuid AND d.run_id < rpad(b.high, 32, '0')::uuid)";

@@ -58,7 +58,9 @@ impl From<sqlx::Error> for Failure {
             | sqlx::Error::ColumnDecode { .. }
             | sqlx::Error::Decode(_) => Self::Store(StoreError::Corrupt(error.to_string())),
             // The pool tries until its patience ends, and does not say what stood in the way.
-            sqlx::Error::PoolTimedOut => Self::Unavailable("no connection to the database in time: it is down, or all connections are in use".to_owned()),
+            sqlx::Error::PoolTimedOut => {
+                Self::Unavailable("no connection to the database in time: it is down, or all connections are in use".to_owned())
+            }
             // Configuration, TLS, IO, protocol, pool: nothing that the caller sent can be at fault.
             _ => Self::Unavailable(error.to_string()),
         }

@@ -188,11 +188,13 @@ pub(super) async fn wake_due(store: &PostgresStore, limit: i64) -> Result<u64, F
     Ok(u64::try_from(woken.len()).unwrap_or(u64::MAX))
 }
 
+// In the order of the index on the timers, so that those who wait for something else are not read. Out of the order of
+// locks, but nothing is waited for.
 const WAKE_DUE: &str = "-- wake_due
 WITH due AS (
   SELECT i.id FROM agent_instances i
   WHERE i.status = 'waiting' AND i.run_after IS NOT NULL AND i.run_after <= now()
-  ORDER BY i.id LIMIT $1
+  ORDER BY i.run_after LIMIT $1
   FOR UPDATE SKIP LOCKED
 )
 UPDATE agent_instances i SET status = 'queued', waiting_for = NULL, run_after = NULL, wake_seq = i.wake_seq + 1, updated_at = now()

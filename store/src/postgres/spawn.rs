@@ -34,7 +34,6 @@ async fn try_spawn(store: &PostgresStore, batch: &SpawnBatch) -> Result<Spawned,
         tx.rollback().await?;
         return replay(store, batch).await;
     }
-    insert_blobs(&mut tx, batch).await?;
     insert_run(&mut tx, batch).await?;
     let grants = batch.grant_at_once();
     for (chunk, instances) in batch.instances.chunks(ROWS).enumerate() {
@@ -47,6 +46,8 @@ async fn try_spawn(store: &PostgresStore, batch: &SpawnBatch) -> Result<Spawned,
     }
     let total = i64::try_from(batch.instances.len()).unwrap_or(i64::MAX);
     count(&mut tx, &shard, &Deltas::from([(batch.run.id, Delta { total, ..Delta::default() })])).await?;
+    // Last: another spawn with the same contents waits from here until the commit.
+    insert_blobs(&mut tx, batch).await?;
     tx.commit().await?;
     let ready = batch.instances.iter().take(grants).map(|instance| Ready {
         id: instance.id,

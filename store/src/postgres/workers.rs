@@ -72,15 +72,21 @@ pub(super) async fn sweep(store: &PostgresStore, limit: i64) -> Result<u64, Fail
     Ok(sqlx::query(SWEEP).bind(limit).execute(&store.pool).await?.rows_affected())
 }
 
-// What is locked is being written to by somebody: it is looked at again the next time. A death is counted at the
-// seq at which it happened, so that progress between two deaths starts the count anew (rule 15).
+// What is locked is being written to by somebody: it is looked at again the next time. What is lost is seen first and
+// locked then, under the epoch that was seen: were both one step, a row that has a new owner by the time it is locked
+// would be joined again to the worker of the old one, find that this is not its owner's, and be taken for nobody's. A
+// death is counted at the seq at which it happened, so that progress between two deaths starts the count anew (rule 15).
 const SWEEP: &str = "-- sweep_dead_workers
-WITH lost AS (
-  SELECT i.id
+WITH seen AS (
+  SELECT i.id, i.epoch
   FROM agent_instances i LEFT JOIN workers w ON w.incarnation = i.worker_incarnation
   WHERE i.status = 'running' AND i.granted_at IS NOT NULL AND w.alive IS NOT TRUE
   ORDER BY i.id LIMIT $1
-  FOR UPDATE OF i SKIP LOCKED
+), lost AS (
+  SELECT h.id
+  FROM seen s
+  CROSS JOIN LATERAL (SELECT a.id, a.epoch FROM agent_instances a WHERE a.id = s.id LIMIT 1 FOR UPDATE SKIP LOCKED) AS h
+  WHERE h.epoch = s.epoch
 )
 UPDATE agent_instances i
 SET status = 'queued', worker_incarnation = NULL, granted_at = NULL, epoch = i.epoch + 1, updated_at = now(),

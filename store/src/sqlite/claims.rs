@@ -19,20 +19,24 @@ use crate::rows::{self, Reader};
 #[async_trait]
 impl Claims for SqliteStore {
     async fn register(&self, worker: &WorkerRow) -> Result<(), StoreError> {
-        sqlx::query(
+        // Repeated after an answer that was lost, it changes nothing but the heartbeat.
+        let alive: bool = sqlx::query_scalar(
             "-- register_worker
              INSERT INTO workers (incarnation, name, slots, version, alive, heartbeat_at, registered_at)
-             VALUES (?1, ?2, ?3, ?4, 1, ?5, ?5)",
+             VALUES (?1, ?2, ?3, ?4, 1, ?5, ?5)
+             ON CONFLICT (incarnation) DO UPDATE SET heartbeat_at = CASE WHEN alive = 1 THEN excluded.heartbeat_at ELSE heartbeat_at END
+             RETURNING alive",
         )
         .bind(worker.incarnation.0)
         .bind(&worker.name)
         .bind(worker.slots)
         .bind(&worker.version)
         .bind(self.now().micros())
-        .execute(&self.writer)
+        .fetch_one(&self.writer)
         .await
         .map_err(db)?;
-        Ok(())
+        // Death is one-way (rule 4): it starts again under a new incarnation.
+        if alive { Ok(()) } else { Err(StoreError::Conflict(format!("worker {} was declared dead", worker.incarnation))) }
     }
 
     async fn heartbeat(&self, worker: Incarnation) -> Result<Heartbeat, StoreError> {
@@ -130,6 +134,8 @@ impl SqliteStore {
              WHERE id IN (SELECT unhex(value) FROM json_each(?1)) AND status = 'queued' AND granted_at IS NOT NULL
                AND core_rev <= ?3 AND cancel_requested = 0 AND paused = 0
                AND EXISTS (SELECT 1 FROM runs r WHERE r.id = run_id AND r.cancel_requested = 0 AND r.paused = 0)
+               AND NOT EXISTS (SELECT 1 FROM run_outcomes o WHERE o.run_id = agent_instances.run_id)
+               AND EXISTS (SELECT 1 FROM workers w WHERE w.incarnation = ?2 AND w.alive = 1)
              RETURNING id, run_id, epoch, worker_incarnation, group_id, level, ordinal, name, role, task, policy_hash,
                  context_hash, last_seq, last_hash, wake_seq, ?4 - started_at AS elapsed_micros,
                  (SELECT traceparent FROM runs WHERE runs.id = run_id) AS traceparent",

@@ -9,7 +9,7 @@ use muster_shared::{
 };
 use muster_store::{GroupCommit, GroupCommitOptions};
 
-use crate::support::{Fleet, batch, complete, step};
+use crate::support::{Fleet, batch, complete, step, stop_before};
 
 #[tokio::test]
 async fn an_append_that_is_sent_again_succeeds_and_is_counted_once() {
@@ -145,4 +145,24 @@ async fn fleet_claim_again(fleet: &Fleet) -> muster_shared::store::Claimed {
     use muster_shared::store::Claims as _;
     let ready = fleet.store().stale_grants(std::time::Duration::ZERO, 1).await.unwrap();
     fleet.claim(&[ready[0].id]).await.remove(0)
+}
+
+#[tokio::test]
+async fn a_spawn_that_takes_long_holds_up_no_other_with_the_same_contents() {
+    let fleet = Fleet::of(batch(1, 2, 1)).await;
+    let with_contents = || {
+        let mut batch = batch(3, 2, 3);
+        batch.blobs.insert(Hash32::of(b"shared"), b"shared".to_vec());
+        batch
+    };
+    let (slow, quick) = (with_contents(), with_contents());
+    let mut beside = fleet.beside().await;
+    beside.run(&stop_before("INSERT", &format!("NEW.run_id = '{}'", slow.run.id.0))).await;
+    let store = Arc::clone(fleet.store());
+    let slow = tokio::spawn(async move { store.spawn(slow).await });
+    beside.until_blocked("insert_instances").await;
+    assert_eq!(fleet.store().spawn(quick).await.unwrap().instances, 3);
+    beside.run("SELECT pg_advisory_unlock(1)").await;
+    assert_eq!(slow.await.unwrap().unwrap().instances, 3);
+    assert_eq!(fleet.count("SELECT count(*) FROM blobs").await, 2);
 }

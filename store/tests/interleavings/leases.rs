@@ -8,7 +8,7 @@ use muster_shared::{
 };
 use tokio::time::timeout;
 
-use crate::support::{Fleet, HANG, batch, register, step};
+use crate::support::{Fleet, HANG, batch, register, step, stop_before};
 
 #[tokio::test]
 async fn rule_1_a_claim_beside_an_uncommitted_append_takes_nothing_and_the_next_one_sees_its_entry() {
@@ -106,4 +106,30 @@ async fn two_claims_of_one_instance_give_one_lease() {
         tokio::join!(fleet.store().claim(fleet.worker, CORE_REV, &fleet.leaves), fleet.store().claim(other, CORE_REV, &fleet.leaves));
     assert_eq!(one.unwrap().len() + two.unwrap().len(), 1);
     assert_eq!(fleet.count("SELECT epoch FROM agent_instances").await, 1);
+}
+
+#[tokio::test]
+async fn a_slow_sweep_spares_the_worker_that_took_over_meanwhile() {
+    let fleet = Fleet::of(batch(2, 2, 2)).await;
+    fleet.claim_leaves().await;
+    let first = fleet.leaves.iter().min().unwrap().0;
+    // The sweep stops at its first instance, having seen that the owner of both is dead.
+    let mut beside = fleet.beside().await;
+    beside.run(&stop_before("UPDATE", &format!("OLD.id = '{first}'"))).await;
+    fleet.store().retire(fleet.worker).await.unwrap();
+    let living = register(fleet.store(), 10).await;
+    let store = Arc::clone(fleet.store());
+    let slow = tokio::spawn(async move { store.sweep(10).await });
+    beside.until_blocked("sweep_dead_workers").await;
+
+    // Meanwhile the other is swept by another process, granted, and claimed by a worker that lives.
+    let other = fleet.another().await;
+    assert_eq!(other.sweep(10).await.unwrap(), 1);
+    let granted: Vec<_> = other.grant(super::dispatch::WINDOW).await.unwrap().iter().map(|one| one.id).collect();
+    assert_eq!(other.claim(living, CORE_REV, &granted).await.unwrap().len(), 1);
+
+    beside.run("SELECT pg_advisory_unlock(1)").await;
+    assert_eq!(slow.await.unwrap().unwrap(), 1);
+    assert_eq!(fleet.store().owned(living).await.unwrap().len(), 1);
+    assert_eq!(fleet.count("SELECT max(deaths)::bigint FROM agent_instances").await, 1);
 }

@@ -207,3 +207,13 @@ pub(crate) fn fail(of: &Claimed) -> Write {
     let error = AgentError::new(ErrorClass::Model, "overloaded", "it failed");
     write(of, &[Event::Failed(error.clone())], State::Failed, Then::Fail { error })
 }
+
+/// Stops whoever is about to do this to such an instance, until the connection that ran it says
+/// `SELECT pg_advisory_unlock(1)`.
+pub(crate) fn stop_before(what: &str, instance: &str) -> String {
+    format!(
+        "CREATE FUNCTION stop() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NEW; END';
+         CREATE TRIGGER stop BEFORE {what} ON agent_instances FOR EACH ROW WHEN ({instance}) EXECUTE FUNCTION stop();
+         SELECT pg_advisory_lock(1)"
+    )
+}
