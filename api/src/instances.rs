@@ -4,7 +4,7 @@ use axum::{Json, extract::State, http::StatusCode};
 use muster_shared::{
     error::{Fault, Faults},
     ids::InstanceId,
-    store::StoredEvent,
+    store::Entry,
     wire::{EventView, InstanceView, Listing},
 };
 use serde::Deserialize;
@@ -80,7 +80,7 @@ pub(crate) async fn events(
     Ok(Json(Listing { items, next }))
 }
 
-fn view(stored: StoredEvent) -> Result<EventView, ApiError> {
+fn view(stored: Entry) -> Result<EventView, ApiError> {
     let payload = serde_json::from_str(&stored.payload)
         .map_err(|error| ApiError::internal(&format_args!("agent_events.payload at seq {} is not JSON: {error}", stored.seq)))?;
     Ok(EventView { seq: stored.seq, epoch: stored.epoch, kind: stored.kind, payload, at: stored.at, hash: stored.hash })

@@ -2,7 +2,10 @@
 
 use std::{io, pin::Pin};
 
-use apalis_core::{error::WorkerError, worker::{builder::WorkerBuilder, ext::parallelize::ParallelizeExt}};
+use apalis_core::{
+    error::WorkerError,
+    worker::{builder::WorkerBuilder, ext::parallelize::ParallelizeExt},
+};
 use async_trait::async_trait;
 use muster_shared::queue::{Handler, Intake, Ready};
 use tokio::task::JoinHandle;

@@ -110,8 +110,11 @@ impl Faults {
 
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown: Vec<String> =
-            self.0.iter().map(|fault| format!("{}: {}", if fault.pointer.is_empty() { "/" } else { &fault.pointer }, fault.detail)).collect();
+        let shown: Vec<String> = self
+            .0
+            .iter()
+            .map(|fault| format!("{}: {}", if fault.pointer.is_empty() { "/" } else { &fault.pointer }, fault.detail))
+            .collect();
         f.write_str(&shown.join("; "))
     }
 }

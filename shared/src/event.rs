@@ -225,7 +225,7 @@ impl Event {
     }
 }
 
-/// An event on its way into the log: numbered, linked, serialised once.
+/// An event in a log, or on its way there: numbered, linked, serialised once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// Position in the log, from 1.
@@ -243,6 +243,11 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// The event itself.
+    pub fn event(&self) -> Result<Event, BadEvent> {
+        Event::decode(self.kind, &self.payload)
+    }
+
     /// The entry that follows `(seq, hash)` in the log of `instance`.
     pub fn following(instance: InstanceId, after: (i64, Hash32), epoch: i64, event: &Event, at: Timestamp) -> Self {
         let (seq, payload, kind) = (after.0 + 1, event.payload(), event.kind());

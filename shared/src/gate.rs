@@ -11,7 +11,7 @@ use crate::{
     hash::Hash32,
     policy::Policy,
     store::Lease,
-    tool::{Toolbox, ToolSpec},
+    tool::{ToolSpec, Toolbox},
 };
 
 /// Leave to make one tool call, under one lease. It cannot be made outside this module, copied or kept.
@@ -68,7 +68,15 @@ impl Gate {
     ///
     /// `made` counts the tool calls that the instance has made; `seq` is the position that the result will
     /// have in the log, which makes the idempotency key.
-    pub fn permit(&self, policy: &Arc<Policy>, policy_hash: Hash32, call: &ToolCall, lease: Lease, made: u32, seq: i64) -> Result<Permit, AgentError> {
+    pub fn permit(
+        &self,
+        policy: &Arc<Policy>,
+        policy_hash: Hash32,
+        call: &ToolCall,
+        lease: Lease,
+        made: u32,
+        seq: i64,
+    ) -> Result<Permit, AgentError> {
         if policy.tools.binary_search(&call.name).is_err() {
             return Err(AgentError::new(
                 ErrorClass::Permission,
@@ -150,7 +158,8 @@ mod tests {
     }
 
     fn policy() -> Arc<Policy> {
-        let json = json!({ "name": "t", "models": ["m"], "mode": "multi_step", "tools": ["look", "gone"], "limits": { "max_tool_calls": 2 } });
+        let json =
+            json!({ "name": "t", "models": ["m"], "mode": "multi_step", "tools": ["look", "gone"], "limits": { "max_tool_calls": 2 } });
         let spec = Template::parse(&json).expect("valid");
         let (id, hash) = (TemplateId(uuid::Uuid::nil()), spec.hash());
         let version = TemplateVersion { id, version: 1, spec, hash, active: true, created_at: Timestamp::default() };

@@ -97,7 +97,11 @@ pub fn plan(request: &SpawnRequest, under: Admission<'_>, clock: &dyn Clock, ran
 pub fn tolerated(on_failure: OnFailure, total: i64) -> i64 {
     match on_failure {
         OnFailure::FailFast => 0,
-        #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "totals are far below 2^52, the fraction is in 0..=1")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_precision_loss,
+            reason = "totals are far below 2^52, the fraction is in 0..=1"
+        )]
         OnFailure::Tolerate(fraction) => (fraction * total as f64).floor() as i64,
     }
 }
@@ -168,7 +172,8 @@ fn check_tasks(tasks: &[FullTask], faults: &mut Vec<Fault>) {
             faults.push(Fault::new(&at, "a task must not be empty"));
         }
         if task.task.len() > MAX_TASK_BYTES {
-            let detail = format!("a task has at most {MAX_TASK_BYTES} bytes, this one has {}; put long material into `context`", task.task.len());
+            let detail =
+                format!("a task has at most {MAX_TASK_BYTES} bytes, this one has {}; put long material into `context`", task.task.len());
             faults.push(Fault::new(&at, detail));
         }
         check_nul(&at, &task.task, faults);
@@ -205,10 +210,16 @@ fn check_bounds(request: &SpawnRequest, under: &Admission<'_>, tasks: usize, fau
         faults.push(Fault::new("/tasks", "give at least one task"));
     }
     if u32::try_from(tasks).map_or(true, |tasks| tasks > limits.max_instances) {
-        faults.push(Fault::new("/tasks", format!("limit max_instances = {}, set by {owner}: {tasks} tasks were given", limits.max_instances)));
+        faults.push(Fault::new(
+            "/tasks",
+            format!("limit max_instances = {}, set by {owner}: {tasks} tasks were given", limits.max_instances),
+        ));
     }
     if let Some(parallel) = request.max_parallel.filter(|parallel| *parallel == 0 || *parallel > limits.max_parallel) {
-        faults.push(Fault::new("/max_parallel", format!("limit max_parallel = {}, set by {owner}: {parallel} is not within 1 to it", limits.max_parallel)));
+        faults.push(Fault::new(
+            "/max_parallel",
+            format!("limit max_parallel = {}, set by {owner}: {parallel} is not within 1 to it", limits.max_parallel),
+        ));
     }
     if let Some(priority) = request.priority.filter(|priority| *priority > 9) {
         faults.push(Fault::new("/priority", format!("{priority} is not within 0 to 9")));
@@ -216,7 +227,8 @@ fn check_bounds(request: &SpawnRequest, under: &Admission<'_>, tasks: usize, fau
     if request.deadline_ms == Some(0) {
         faults.push(Fault::new("/deadline_ms", "a deadline is at least 1 millisecond away"));
     }
-    let tolerances = [("/on_failure", request.on_failure), ("/reduce/on_failure", request.reduce.as_ref().and_then(|reduce| reduce.on_failure))];
+    let tolerances =
+        [("/on_failure", request.on_failure), ("/reduce/on_failure", request.reduce.as_ref().and_then(|reduce| reduce.on_failure))];
     for (at, on_failure) in tolerances {
         if let Some(OnFailure::Tolerate(fraction)) = on_failure
             && !(0.0..=1.0).contains(&fraction)
@@ -253,7 +265,7 @@ mod tests {
         ids::TemplateId,
         policy::{Overrides, compile},
         template::Template,
-        time::{SeededRandom, Timestamp, ManualClock},
+        time::{ManualClock, SeededRandom, Timestamp},
     };
 
     fn policy(name: &str, extra: &Value) -> Policy {
@@ -330,10 +342,16 @@ mod tests {
             (json!({ "tasks": ["a", "", { "task": "b", "name": "" }] }), vec!["/tasks/1", "/tasks/2/name"]),
             (json!({ "tasks": vec!["a"; 11] }), vec!["/tasks"]),
             (json!({ "task": "a", "max_parallel": 5 }), vec!["/max_parallel"]),
-            (json!({ "task": "a", "max_parallel": 0, "priority": 10, "deadline_ms": 0 }), vec!["/max_parallel", "/priority", "/deadline_ms"]),
+            (
+                json!({ "task": "a", "max_parallel": 0, "priority": 10, "deadline_ms": 0 }),
+                vec!["/max_parallel", "/priority", "/deadline_ms"],
+            ),
             (json!({ "task": "a", "on_failure": { "tolerate": 1.5 } }), vec!["/on_failure/tolerate"]),
             (json!({ "task": "a", "reduce": { "agent": "armed" } }), vec!["/reduce/agent"]),
-            (json!({ "task": "a", "reduce": { "agent": "armed", "chunk_size": 1, "task": "" } }), vec!["/reduce/chunk_size", "/reduce/task", "/reduce/agent"]),
+            (
+                json!({ "task": "a", "reduce": { "agent": "armed", "chunk_size": 1, "task": "" } }),
+                vec!["/reduce/chunk_size", "/reduce/task", "/reduce/agent"],
+            ),
         ] {
             assert_eq!(pointers(&request, Some(&tools)), expected, "{request}");
         }

@@ -111,7 +111,8 @@ impl Library {
             return Ok(Some(value.clone()));
         }
         let bytes = blob(store, hash).await?;
-        let value: Arc<Value> = serde_json::from_slice::<Value>(&bytes).map(Arc::new).map_err(|error| unreadable("context", hash, &error))?;
+        let value: Arc<Value> =
+            serde_json::from_slice::<Value>(&bytes).map(Arc::new).map_err(|error| unreadable("context", hash, &error))?;
         self.contexts.lock().unwrap_or_else(PoisonError::into_inner).put(hash, value.clone());
         Ok(Some(value))
     }

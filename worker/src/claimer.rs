@@ -5,7 +5,7 @@ use std::sync::Arc;
 use muster_shared::{
     CORE_REV,
     ids::{Incarnation, InstanceId},
-    store::{Claimed, Lease, Store, StoreError, StoredEvent},
+    store::{Claimed, Entry, Lease, Store, StoreError},
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -19,7 +19,7 @@ pub(crate) struct Owned {
     /// The instance.
     pub(crate) claimed: Claimed,
     /// Its log.
-    pub(crate) log: Result<Vec<StoredEvent>, StoreError>,
+    pub(crate) log: Result<Vec<Entry>, StoreError>,
 }
 
 type Request = (InstanceId, oneshot::Sender<Option<Owned>>);
@@ -93,7 +93,7 @@ async fn claim(store: &dyn Store, worker: Incarnation, ids: &[InstanceId]) -> Re
     Ok(owned.collect())
 }
 
-async fn one_by_one(store: &dyn Store, of: &[&Claimed]) -> Vec<Result<Vec<StoredEvent>, StoreError>> {
+async fn one_by_one(store: &dyn Store, of: &[&Claimed]) -> Vec<Result<Vec<Entry>, StoreError>> {
     let mut logs = Vec::with_capacity(of.len());
     for one in of {
         logs.push(store.logs(&[*one]).await.map(|mut log| log.pop().unwrap_or_default()));

@@ -9,7 +9,7 @@ use muster_shared::{
     event::{Entry, Event, Retry, WaitFor},
     fsm::State,
     queue::Ready,
-    store::{Claimed, StoreError, StoredEvent, Then, Write},
+    store::{Claimed, StoreError, Then, Write},
     time::Timestamp,
 };
 use tokio::time::Instant;
@@ -117,7 +117,7 @@ impl Driver {
     async fn prepare<'a>(
         &'a self,
         claimed: &'a Claimed,
-        log: &[StoredEvent],
+        log: &[Entry],
         signals: &'a Signals,
         claimed_at: Instant,
     ) -> Result<Drive<'a>, BriefingError> {
@@ -153,7 +153,7 @@ impl Driver {
     }
 
     /// Ends an instance whose policy or log cannot be read: its log gets the failure and nothing else.
-    async fn fail_unread(&self, claimed: &Claimed, log: &[StoredEvent], error: AgentError) -> Left {
+    async fn fail_unread(&self, claimed: &Claimed, log: &[Entry], error: AgentError) -> Left {
         tracing::error!(instance = %claimed.lease.instance, %error, "cannot be driven; it fails");
         let event = Event::Failed(error.clone());
         let tail = (claimed.last_seq, claimed.last_hash);
@@ -195,7 +195,7 @@ fn unreadable_log(why: &StoreError) -> AgentError {
 
 /// Until when the instance waited, if that is the last thing that it did: whoever is claimed after it is due by
 /// the store's clock, and must not wait again by another.
-fn waited_until(last: &StoredEvent) -> Option<Timestamp> {
+fn waited_until(last: &Entry) -> Option<Timestamp> {
     match last.event() {
         Ok(Event::Waiting(WaitFor::Timer { until })) => Some(until),
         Ok(
@@ -213,7 +213,7 @@ fn waited_until(last: &StoredEvent) -> Option<Timestamp> {
 }
 
 /// The agent that a log makes.
-fn fold(prepared: &Prepared, log: &[StoredEvent]) -> Result<Agent, AgentError> {
+fn fold(prepared: &Prepared, log: &[Entry]) -> Result<Agent, AgentError> {
     let unreadable = |why: String| AgentError::new(ErrorClass::Internal, "unreadable", format!("its log cannot be folded: {why}"));
     let mut agent = Agent::default();
     for stored in log {

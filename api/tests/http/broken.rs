@@ -11,8 +11,8 @@ use muster_shared::{
     queue::Ready,
     reduce::Place,
     store::{
-        Cascade, Catalog, Claimed, Claims, Committed, GrantWindow, GroupRow, Heartbeat, Journal, Lease, Output, Page, Reads, SpawnBatch,
-        Spawned, StoreError, StoredEvent, WorkerRow, Write, WriteError,
+        Cascade, Catalog, Claimed, Claims, Committed, Entry, GrantWindow, GroupRow, Heartbeat, Journal, Lease, Output, Page, Reads,
+        SpawnBatch, Spawned, StoreError, WorkerRow, Write, WriteError,
     },
     template::Template,
     time::Timestamp,
@@ -81,7 +81,7 @@ impl Claims for Broken {
     async fn claim(&self, _: Incarnation, _: i32, _: &[InstanceId]) -> Result<Vec<Claimed>, StoreError> {
         self.fail().await
     }
-    async fn logs(&self, _: &[&Claimed]) -> Result<Vec<Vec<StoredEvent>>, StoreError> {
+    async fn logs(&self, _: &[&Claimed]) -> Result<Vec<Vec<Entry>>, StoreError> {
         self.fail().await
     }
     async fn owned(&self, _: Incarnation) -> Result<Vec<Lease>, StoreError> {
@@ -143,7 +143,7 @@ impl Reads for Broken {
     async fn instances(&self, _: TeamId, _: RunId, _: &Page) -> Result<Listing<InstanceView>, StoreError> {
         self.fail().await
     }
-    async fn events(&self, _: TeamId, _: InstanceId, _: i64, _: i64) -> Result<Vec<StoredEvent>, StoreError> {
+    async fn events(&self, _: TeamId, _: InstanceId, _: i64, _: i64) -> Result<Vec<Entry>, StoreError> {
         self.fail().await
     }
     async fn group(&self, _: GroupId) -> Result<GroupRow, StoreError> {

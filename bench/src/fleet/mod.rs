@@ -66,7 +66,10 @@ impl Fleet {
                 let prefix = format!("bench-{}", uuid_v7(&SystemClock, &SystemRandom).simple());
                 environment.push(("MUSTER_REDIS_PREFIX", prefix));
                 Process::start(muster, "migrate", &["migrate".to_owned()], &environment, folder.path())?.finish().await?;
-                vec![("api", vec!["api".to_owned(), format!("--listen={listen}")]), ("worker", vec!["worker".to_owned(), format!("--concurrency={CONCURRENCY}")])]
+                vec![
+                    ("api", vec!["api".to_owned(), format!("--listen={listen}")]),
+                    ("worker", vec!["worker".to_owned(), format!("--concurrency={CONCURRENCY}")]),
+                ]
             }
             Kind::Embedded => {
                 let data = folder.path().join("data").display().to_string();

@@ -144,7 +144,12 @@ fn failure(mut error: AgentError) -> Event {
     match error.class {
         ErrorClass::Timeout => error.class = ErrorClass::Model,
         ErrorClass::Cancelled => error.class = ErrorClass::Internal,
-        ErrorClass::Model | ErrorClass::Tool | ErrorClass::Validation | ErrorClass::Permission | ErrorClass::Budget | ErrorClass::Internal => {}
+        ErrorClass::Model
+        | ErrorClass::Tool
+        | ErrorClass::Validation
+        | ErrorClass::Permission
+        | ErrorClass::Budget
+        | ErrorClass::Internal => {}
     }
     Event::Failed(error)
 }

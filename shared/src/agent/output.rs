@@ -20,8 +20,9 @@ impl OutputForm {
             OutputSpec::Text | OutputSpec::Markdown => None,
             OutputSpec::Json { schema: None } => Some(None),
             OutputSpec::Json { schema: Some(schema) } => {
-                let validator = jsonschema::validator_for(schema)
-                    .map_err(|error| AgentError::new(ErrorClass::Validation, "bad_schema", format!("the output schema is unusable: {error}")))?;
+                let validator = jsonschema::validator_for(schema).map_err(|error| {
+                    AgentError::new(ErrorClass::Validation, "bad_schema", format!("the output schema is unusable: {error}"))
+                })?;
                 Some(Some(validator))
             }
         };

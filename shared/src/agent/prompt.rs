@@ -55,7 +55,9 @@ fn system(policy: &Policy, role: Option<&str>) -> String {
         OutputSpec::Text => "Answer in plain text.".to_owned(),
         OutputSpec::Markdown => "Answer in Markdown.".to_owned(),
         OutputSpec::Json { schema: None } => "Answer with one JSON value and nothing else.".to_owned(),
-        OutputSpec::Json { schema: Some(schema) } => format!("Answer with one JSON value that conforms to this JSON Schema, and nothing else: {schema}"),
+        OutputSpec::Json { schema: Some(schema) } => {
+            format!("Answer with one JSON value that conforms to this JSON Schema, and nothing else: {schema}")
+        }
     };
     let role = role.map(|role| format!("Your role: {role}."));
     let parts = [policy.system_prompt.as_str(), policy.objective.as_str(), role.as_deref().unwrap_or_default(), &form];

@@ -13,7 +13,6 @@ use async_trait::async_trait;
 
 use crate::{
     catalog::{TemplateSelector, TemplateVersion},
-    event::Event,
     hash::Hash32,
     ids::{GroupId, Incarnation, InstanceId, RunId, TeamId, TemplateId},
     queue::Ready,
@@ -22,7 +21,8 @@ use crate::{
     wire,
 };
 
-pub use rows::{Claimed, GroupRow, Lease, StoredEvent, Then, Write};
+pub use crate::event::Entry;
+pub use rows::{Claimed, GroupRow, Lease, Then, Write};
 pub use spawned::{NewGroup, NewInstance, NewRun, SpawnBatch, Spawned};
 
 /// Why the store did not do what was asked.
@@ -165,7 +165,7 @@ pub trait Claims: Send + Sync {
 
     /// The logs of claimed instances, in the order asked. A statement of its own, after the claim (rule 1):
     /// `Conflict` when a tail does not match `last_seq` and `last_hash` of the claim.
-    async fn logs(&self, of: &[&Claimed]) -> Result<Vec<Vec<StoredEvent>>, StoreError>;
+    async fn logs(&self, of: &[&Claimed]) -> Result<Vec<Vec<Entry>>, StoreError>;
 
     /// The leases that the store believes this worker holds, for reconciliation.
     async fn owned(&self, worker: Incarnation) -> Result<Vec<Lease>, StoreError>;
@@ -248,7 +248,7 @@ pub trait Reads: Send + Sync {
     async fn instances(&self, team: TeamId, run: RunId, page: &Page) -> Result<wire::Listing<wire::InstanceView>, StoreError>;
 
     /// The log of an instance, in order, after `after` (0 for all), at most `limit`.
-    async fn events(&self, team: TeamId, instance: InstanceId, after: i64, limit: i64) -> Result<Vec<StoredEvent>, StoreError>;
+    async fn events(&self, team: TeamId, instance: InstanceId, after: i64, limit: i64) -> Result<Vec<Entry>, StoreError>;
 
     /// The group of a run's root, for results and reducers. Immutable once sealed.
     async fn group(&self, group: GroupId) -> Result<GroupRow, StoreError>;
@@ -284,11 +284,3 @@ pub struct Output {
 pub trait Store: Journal + Claims + Catalog + Reads + crate::tool::KeyValue {}
 
 impl<T: Journal + Claims + Catalog + Reads + crate::tool::KeyValue> Store for T {}
-
-/// Decodes a stored event into the domain.
-impl StoredEvent {
-    /// The event itself.
-    pub fn event(&self) -> Result<Event, crate::event::BadEvent> {
-        Event::decode(self.kind, &self.payload)
-    }
-}

@@ -5,12 +5,11 @@ use std::sync::Arc;
 use crate::{
     engine::Usage,
     error::AgentError,
-    event::{Entry, EventKind, WaitFor},
+    event::{Entry, WaitFor},
     fsm::State,
     hash::Hash32,
     ids::{GroupId, Incarnation, InstanceId, RunId},
     reduce::{Place, Tree},
-    time::Timestamp,
 };
 
 /// The right to write to one instance. Whoever holds an older epoch, or is another process, changes nothing.
@@ -72,23 +71,6 @@ pub struct GroupRow {
     pub tolerated: i64,
     /// Content hash of the context that all its instances share.
     pub context: Option<Hash32>,
-}
-
-/// An entry of a log as it is stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredEvent {
-    /// Position, from 1.
-    pub seq: i64,
-    /// The epoch under which it was written.
-    pub epoch: i64,
-    /// What it is.
-    pub kind: EventKind,
-    /// Its content as JSON.
-    pub payload: String,
-    /// When, by the writer's clock.
-    pub at: Timestamp,
-    /// Link to everything before it.
-    pub hash: Hash32,
 }
 
 /// A fenced write: entries for the log of one instance, the projection after them, and what becomes of it.

@@ -122,7 +122,7 @@ impl Bed {
     pub(super) async fn claim(&self, worker: Incarnation, ids: &[InstanceId]) -> Vec<Held> {
         let claimed = self.store.claim(worker, CORE_REV, ids).await.expect("the claim is answered");
         let logs = self.store.logs(&claimed.iter().collect::<Vec<_>>()).await.expect("the logs match");
-        let steps = |log: &Vec<_>| log.iter().filter(|event: &&muster_shared::store::StoredEvent| event.kind.is_step()).count();
+        let steps = |log: &Vec<_>| log.iter().filter(|event: &&Entry| event.kind.is_step()).count();
         claimed.into_iter().zip(&logs).map(|(claimed, log)| Held::new(claimed, steps(log))).collect()
     }
 

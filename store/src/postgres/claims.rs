@@ -7,7 +7,7 @@ use muster_shared::{
     hash::Hash32,
     ids::{GroupId, Incarnation, InstanceId},
     queue::Ready,
-    store::{Claimed, Claims, GrantWindow, Heartbeat, Lease, StoreError, StoredEvent, WorkerRow},
+    store::{Claimed, Claims, Entry, GrantWindow, Heartbeat, Lease, StoreError, WorkerRow},
 };
 use sqlx::Row as _;
 use uuid::Uuid;
@@ -37,7 +37,7 @@ impl Claims for PostgresStore {
         Ok(retrying(|| claim(self, worker, core_rev, ids)).await?)
     }
 
-    async fn logs(&self, of: &[&Claimed]) -> Result<Vec<Vec<StoredEvent>>, StoreError> {
+    async fn logs(&self, of: &[&Claimed]) -> Result<Vec<Vec<Entry>>, StoreError> {
         Ok(logs(self, of).await?)
     }
 
@@ -136,8 +136,8 @@ const OWNED: &str = "-- owned_leases
 SELECT id, run_id, epoch, worker_incarnation FROM agent_instances WHERE worker_incarnation = $1 AND status = 'running'";
 
 /// Rule 1: a statement of its own, after the claim; what it reads must end where the claim says.
-async fn logs(store: &PostgresStore, of: &[&Claimed]) -> Result<Vec<Vec<StoredEvent>>, Failure> {
-    let mut logs: Vec<Vec<StoredEvent>> = of.iter().map(|_| Vec::new()).collect();
+async fn logs(store: &PostgresStore, of: &[&Claimed]) -> Result<Vec<Vec<Entry>>, Failure> {
+    let mut logs: Vec<Vec<Entry>> = of.iter().map(|_| Vec::new()).collect();
     if of.is_empty() {
         return Ok(logs);
     }

@@ -7,7 +7,7 @@ use muster_shared::{
     hash::Hash32,
     ids::{GroupId, InstanceId, RunId, TeamId},
     reduce::Place,
-    store::{GroupRow, Output, Page, Reads, StoreError, StoredEvent},
+    store::{Entry, GroupRow, Output, Page, Reads, StoreError},
     time::Timestamp,
     wire,
 };
@@ -122,7 +122,7 @@ impl Reads for PostgresStore {
         Ok(wire::Listing { items: listed.items.into_iter().map(|(view, _)| view).collect(), next: listed.next })
     }
 
-    async fn events(&self, team: TeamId, instance: InstanceId, after: i64, limit: i64) -> Result<Vec<StoredEvent>, StoreError> {
+    async fn events(&self, team: TeamId, instance: InstanceId, after: i64, limit: i64) -> Result<Vec<Entry>, StoreError> {
         let run: Option<Uuid> = sqlx::query_scalar("-- run_of\nSELECT run_id FROM agent_instances WHERE id = $1 AND team_id = $2")
             .bind(instance.0)
             .bind(team.0)

@@ -10,7 +10,7 @@ use muster_shared::{
     policy::TemplateRef,
     queue::Ready,
     reduce::{Place, Tree},
-    store::{Claimed, GroupRow, Lease, Output, StoreError, StoredEvent},
+    store::{Claimed, Entry, GroupRow, Lease, Output, StoreError},
 };
 
 use super::{Columns, Reader};
@@ -94,9 +94,9 @@ pub(crate) fn claimed<R: Columns>(row: &R, group: Arc<GroupRow>) -> Result<Claim
 }
 
 /// `agent_events`: seq, epoch, type, payload, at, hash.
-pub(crate) fn stored_event<R: Columns>(row: &R) -> Result<StoredEvent, StoreError> {
+pub(crate) fn stored_event<R: Columns>(row: &R) -> Result<Entry, StoreError> {
     let at = Reader::new("agent_events", row);
-    Ok(StoredEvent {
+    Ok(Entry {
         seq: at.i64("seq")?,
         epoch: at.i64("epoch")?,
         kind: at.name_of("type", EventKind::parse)?,

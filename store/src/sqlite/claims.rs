@@ -7,7 +7,7 @@ use muster_shared::{
     hash::Hash32,
     ids::{GroupId, Incarnation, InstanceId},
     queue::Ready,
-    store::{Claimed, Claims, GrantWindow, Heartbeat, Lease, StoreError, StoredEvent, WorkerRow},
+    store::{Claimed, Claims, Entry, GrantWindow, Heartbeat, Lease, StoreError, WorkerRow},
 };
 
 use super::{
@@ -75,7 +75,7 @@ impl Claims for SqliteStore {
         self.claim_granted(worker, core_rev, ids).await
     }
 
-    async fn logs(&self, of: &[&Claimed]) -> Result<Vec<Vec<StoredEvent>>, StoreError> {
+    async fn logs(&self, of: &[&Claimed]) -> Result<Vec<Vec<Entry>>, StoreError> {
         self.read_logs(of).await
     }
 
@@ -159,7 +159,7 @@ impl SqliteStore {
         Ok(ids.iter().filter_map(|id| claimed.remove(id)).collect())
     }
 
-    async fn read_logs(&self, of: &[&Claimed]) -> Result<Vec<Vec<StoredEvent>>, StoreError> {
+    async fn read_logs(&self, of: &[&Claimed]) -> Result<Vec<Vec<Entry>>, StoreError> {
         // A first claim has no log to miss anything of: its own answer says that there was none.
         let begun = of.iter().enumerate().filter(|(_, one)| one.last_seq > 0);
         let asked: Vec<String> =
@@ -186,7 +186,7 @@ impl SqliteStore {
             }
         }
         for (one, log) in of.iter().zip(&logs) {
-            let tail = log.last().map_or((0, Hash32::ZERO), |event: &StoredEvent| (event.seq, event.hash));
+            let tail = log.last().map_or((0, Hash32::ZERO), |event: &Entry| (event.seq, event.hash));
             if tail != (one.last_seq, one.last_hash) {
                 return Err(StoreError::Conflict(format!(
                     "the log of {} ends at {}, but it was claimed at {}",

@@ -17,7 +17,7 @@ use muster_shared::{
     fsm::Status,
     ids::{InstanceId, RunId, TeamId},
     queue::Intake,
-    store::{Page, Reads as _, Spawned, StoredEvent},
+    store::{Entry, Page, Reads as _, Spawned},
     time::{Clock, SystemClock, SystemRandom},
     wire::{InstanceView, RunResult, RunStatus, RunView},
 };
@@ -188,7 +188,7 @@ impl Fleet {
         self.store_log(instance).await.iter().map(|stored| stored.event().expect("it can be decoded")).collect()
     }
 
-    pub(crate) async fn store_log(&self, instance: InstanceId) -> Vec<StoredEvent> {
+    pub(crate) async fn store_log(&self, instance: InstanceId) -> Vec<Entry> {
         self.store.events(TEAM, instance, 0, 1000).await.expect("it can be read")
     }
 

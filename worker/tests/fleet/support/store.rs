@@ -14,8 +14,8 @@ use muster_shared::{
     queue::Ready,
     reduce::Place,
     store::{
-        Cascade, Catalog, Claimed, Claims, Committed, GrantWindow, GroupRow, Heartbeat, Journal, Lease, Output, Page, Reads, SpawnBatch,
-        Spawned, Store, StoreError, StoredEvent, WorkerRow, Write, WriteError,
+        Cascade, Catalog, Claimed, Claims, Committed, Entry, GrantWindow, GroupRow, Heartbeat, Journal, Lease, Output, Page, Reads,
+        SpawnBatch, Spawned, Store, StoreError, WorkerRow, Write, WriteError,
     },
     template::Template,
     time::Timestamp,
@@ -184,7 +184,7 @@ impl Claims for Watched {
         self.through(Op::Claim, self.inner.claim(worker, core_rev, ids)).await
     }
 
-    async fn logs(&self, of: &[&Claimed]) -> Result<Vec<Vec<StoredEvent>>, StoreError> {
+    async fn logs(&self, of: &[&Claimed]) -> Result<Vec<Vec<Entry>>, StoreError> {
         let damaged = *self.unreadable.lock().unwrap();
         if of.iter().any(|one| Some(one.lease.instance) == damaged) {
             return Err(StoreError::Corrupt("damaged by the test".to_owned()));
@@ -271,7 +271,7 @@ impl Reads for Watched {
         self.inner.instances(team, run, page).await
     }
 
-    async fn events(&self, team: TeamId, instance: InstanceId, after: i64, limit: i64) -> Result<Vec<StoredEvent>, StoreError> {
+    async fn events(&self, team: TeamId, instance: InstanceId, after: i64, limit: i64) -> Result<Vec<Entry>, StoreError> {
         self.inner.events(team, instance, after, limit).await
     }
 
