@@ -99,11 +99,11 @@ fn finish(run: &RunView, result: &RunResult, data: &Path, out: &Path) -> Result<
     } else {
         output::say(report.trim_end());
     }
-    let (id, data) = (run.id, data.display());
+    let (id, data, muster) = (run.id, data.display(), crate::program::name());
     let first = report::first_leaf(&result.provenance).map(|leaf| leaf.to_string()).unwrap_or_else(|| "ins_…".to_owned());
     output::note(format!(
-        "\n{}\nThe report is in {}. To look further:\n  muster run show {id} --instances --data {data}\n  \
-         muster instance events {first} --data {data}\n  muster dev --data {data}",
+        "\n{}\nThe report is in {}. To look further:\n  {muster} run show {id} --instances --data {data}\n  \
+         {muster} instance events {first} --data {data}\n  {muster} dev --data {data}",
         runs::summary(run),
         out.display()
     ));

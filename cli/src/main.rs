@@ -8,6 +8,7 @@ mod demo;
 mod embed;
 mod failure;
 mod output;
+mod program;
 mod progress;
 mod runfile;
 mod serve;

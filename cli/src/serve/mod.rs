@@ -64,9 +64,10 @@ pub(crate) async fn dev(context: &Context) -> Result<(), Failure> {
     output::say(format!("listening on {url}"));
     let flags = if url == crate::config::DEFAULT_URL { String::new() } else { format!(" --url {url}") };
     output::say(format!(
-        "\nThe data is in {}. Try, in another terminal:\n  muster agent list{flags}\n  muster run examples/summarize.yaml{flags}\n  \
+        "\nThe data is in {}. Try, in another terminal:\n  {muster} agent list{flags}\n  {muster} run examples/summarize.yaml{flags}\n  \
          curl -s {url}/v1/openapi.json\nCtrl-C drains and stops; pressed twice it stops at once.",
-        data.display()
+        data.display(),
+        muster = crate::program::name(),
     ));
     stop.cancelled().await;
     fleet.stop().await;
